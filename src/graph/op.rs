@@ -1,0 +1,249 @@
+//! Every operation of the engine, forward and gradient alike, and the shape each one gives.
+//! Knows no memory, no device and no network.
+
+#![allow(missing_docs)] // a variant's own text names its fields
+
+use crate::tensor::DType;
+use crate::threat::Norm;
+
+/// Geometry of a convolution. Weights are `[K, C/groups, R, S]`, activations NHWC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conv {
+    /// Input channels.
+    pub c: usize,
+    /// Output channels.
+    pub k: usize,
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Zero rows above and below, zero columns left and right.
+    pub pad: [usize; 2],
+    /// Distance between taps.
+    pub dilation: [usize; 2],
+    /// Groups: C and K are both multiples of it.
+    pub groups: usize,
+}
+
+impl Conv {
+    /// A square kernel without dilation or groups.
+    pub fn square(c: usize, k: usize, kernel: usize, stride: usize, pad: usize) -> Self {
+        Conv { c, k, kernel: [kernel; 2], stride: [stride; 2], pad: [pad; 2], dilation: [1; 2], groups: 1 }
+    }
+    /// Output height and width for an input of `h` by `w`. Panics where the kernel does not fit.
+    pub fn out_hw(&self, h: usize, w: usize) -> (usize, usize) {
+        let one = |size: usize, d: usize| {
+            let span = self.dilation[d] * (self.kernel[d] - 1) + 1;
+            let padded = size + 2 * self.pad[d];
+            assert!(padded >= span, "a kernel spanning {span} does not fit into {padded} pixels");
+            (padded - span) / self.stride[d] + 1
+        };
+        (one(h, 0), one(w, 1))
+    }
+    /// Multiply-adds for one image whose output is `p` by `q`.
+    pub fn macs(&self, p: usize, q: usize) -> usize {
+        p * q * self.k * (self.c / self.groups) * self.kernel[0] * self.kernel[1]
+    }
+    /// Asserts that the numbers make a convolution.
+    pub fn check(&self) {
+        assert!(self.c > 0 && self.k > 0 && self.groups > 0, "empty convolution {self:?}");
+        assert!(self.c % self.groups == 0 && self.k % self.groups == 0, "groups do not divide channels: {self:?}");
+        assert!(self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&v| v > 0), "zero in {self:?}");
+    }
+}
+
+/// Geometry of a pooling window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pool {
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Padding on each side: minus infinity for a maximum, zero for an average. At most half the window.
+    pub pad: [usize; 2],
+    /// Rounds the output size up instead of down; a window that would start in the padding behind is dropped.
+    pub ceil: bool,
+    /// For averages: whether padded places count in the divisor.
+    pub count_pad: bool,
+}
+
+impl Pool {
+    /// A square window, sizes rounded down, padding counted.
+    pub fn square(kernel: usize, stride: usize, pad: usize) -> Self {
+        Pool { kernel: [kernel; 2], stride: [stride; 2], pad: [pad; 2], ceil: false, count_pad: true }
+    }
+    /// Output height and width for an input of `h` by `w` (PyTorch's rule). Panics where the window does not fit.
+    pub fn out_hw(&self, h: usize, w: usize) -> (usize, usize) {
+        let one = |size: usize, d: usize| {
+            let (k, s, p) = (self.kernel[d], self.stride[d], self.pad[d]);
+            assert!(size + 2 * p >= k, "a window of {k} does not fit into {} pixels", size + 2 * p);
+            let span = size + 2 * p - k;
+            let mut out = if self.ceil { span.div_ceil(s) } else { span / s } + 1;
+            if self.ceil && (out - 1) * s >= size + p {
+                out -= 1;
+            }
+            out
+        };
+        (one(h, 0), one(w, 1))
+    }
+    /// Asserts that the numbers make a window; window positions must fit a byte.
+    pub fn check(&self) {
+        assert!(self.kernel.iter().chain(&self.stride).all(|&v| v > 0), "zero in {self:?}");
+        assert!(self.kernel[0] * self.kernel[1] <= 256, "window of {:?} has more than 256 places", self.kernel);
+        assert!((0..2).all(|d| 2 * self.pad[d] <= self.kernel[d]), "padding above half the window: {self:?}");
+    }
+}
+
+/// A per-image loss on logits `z` with label `y` (or target `t`); attacks maximise it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// `logsumexp(z) - z_y`, with label smoothing `s`: soft target `(1-s)*onehot + s/K`.
+    CrossEntropy { smoothing: f32 },
+    /// `max_{i != y} z_i - z_y`, the margin to the best other class.
+    Margin,
+    /// Carlini and Wagner's hinge `max(z_y - max_{i != y} z_i, -kappa)`, which attacks minimise.
+    Hinge { kappa: f32 },
+    /// `-(z_y - max_{i != y} z_i) / (z_(1) - z_(3) + 1e-12)`, three classes or more.
+    Dlr,
+    /// `-(logsumexp(z) - z_t)`: cross-entropy towards a target.
+    TargetedCrossEntropy,
+    /// `z_t - max_{i != t} z_i`: margin towards a target.
+    TargetedMargin,
+    /// `z_t - z_y`: the margin between target and label alone.
+    TargetedDifference,
+    /// `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`, four classes or more.
+    TargetedDlr,
+}
+
+impl Loss {
+    /// Whether the loss reads a target beside the label.
+    pub fn targeted(self) -> bool {
+        matches!(self, Loss::TargetedCrossEntropy | Loss::TargetedMargin | Loss::TargetedDifference | Loss::TargetedDlr)
+    }
+}
+
+/// What a parameter is to training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Weights and biases: receive gradients.
+    Weight,
+    /// Running statistics: updated, never by gradient.
+    Statistic,
+}
+
+/// One operation. `x`, `w`, `g`.. in the comments are the node's inputs in order; `g` is always the gradient of the
+/// output. Every op has one output. Gradients of parameters are sums over the batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Written by the host: images, labels, step sizes.
+    Input { name: String, dtype: DType },
+    /// A named entry of the state dict.
+    Param { name: String, role: Role },
+
+    /// `(x - mean) / std` per channel.
+    Normalise { mean: Vec<f32>, std: Vec<f32> },
+    /// `g / std` per channel.
+    NormaliseGrad { std: Vec<f32> },
+
+    /// `(x, w)` -> `[N, P, Q, K]`.
+    Conv2d(Conv),
+    /// `(g, w)` -> `[N, H, W, C]` of the given height and width.
+    Conv2dGradInput { conv: Conv, hw: [usize; 2] },
+    /// `(x, g)` -> `[K, C/groups, R, S]`.
+    Conv2dGradWeight(Conv),
+    /// `(x, w)`: `x [N, in]`, `w [out, in]` -> `[N, out]`.
+    Linear,
+    /// `(g, w)` -> `[N, in]`.
+    LinearGradInput,
+    /// `(x, g)` -> `[out, in]`.
+    LinearGradWeight,
+    /// `(x, b)`: adds `b [C]` to the last dimension.
+    AddBias,
+    /// `g` -> `[C]`: sum over everything but the last dimension.
+    SumChannels,
+
+    /// `(x, gamma, beta, mean, var)`: `(x - mean) / sqrt(var + eps) * gamma + beta`, running statistics.
+    BatchNorm { eps: f32 },
+    /// `(g, gamma, var)`: `g * gamma / sqrt(var + eps)`.
+    BatchNormGrad { eps: f32 },
+    /// `(g, x, mean, var)` -> `[2, C]`: rows d(beta) and d(gamma) with running statistics.
+    BatchNormGradParams { eps: f32 },
+    /// `x` -> `[2, C]`: rows mean and biased variance over N, H, W.
+    BatchStats,
+    /// `(x, stats, gamma, beta)`: batch norm with the batch's own statistics.
+    BatchNormTrain { eps: f32 },
+    /// `(g, x, stats)` -> `[2, C]`: rows d(beta) = sum g and d(gamma) = sum g * xhat.
+    BatchNormTrainGradParams { eps: f32 },
+    /// `(g, x, stats, gamma, sums)`: gradient through the statistics; `sums` from `BatchNormTrainGradParams`.
+    BatchNormTrainGrad { eps: f32 },
+    /// `(running, stats, x)`: `(1 - momentum) * running + momentum * row` of `stats`; the variance row is made
+    /// unbiased by M / (M - 1), M = N*H*W of `x` (read for its shape only).
+    RunningUpdate { momentum: f32, row: usize },
+    /// Row `index` of `[R, C]` -> `[C]`.
+    Row { index: usize },
+
+    /// `max(x, 0)`, with `cap` also `min(.., cap)`. NaN stays NaN.
+    Relu { cap: Option<f32> },
+    /// `y` -> bits `0 < y (< cap)`, where `y` is a ReLU's output.
+    ReluMask { cap: Option<f32> },
+    /// `(g, mask)`: g where the bit is set, 0 elsewhere.
+    Gate,
+
+    /// Maximum of each window; NaN wins.
+    MaxPool(Pool),
+    /// `x` -> position of the winner in its window (row-major; the first of equals; a NaN wins).
+    MaxPoolIndex(Pool),
+    /// `(g, index)` -> `[N, H, W, C]`.
+    MaxPoolGrad { pool: Pool, hw: [usize; 2] },
+    /// Average of each window.
+    AvgPool(Pool),
+    /// `g` -> `[N, H, W, C]`.
+    AvgPoolGrad { pool: Pool, hw: [usize; 2] },
+    /// `[N, H, W, C]` -> `[N, C]`: mean over H and W.
+    GlobalAvgPool,
+    /// `g [N, C]` -> `[N, H, W, C]`.
+    GlobalAvgPoolGrad { hw: [usize; 2] },
+
+    /// `(a, b)`: sum of two values of one shape.
+    Add,
+    /// Joins along the last dimension.
+    Concat,
+    /// `len` channels from `start`.
+    SliceChannels { start: usize, len: usize },
+    /// `g`: the adjoint of `SliceChannels`: zeros with `g` at `start`.
+    PadChannels { start: usize, total: usize },
+    /// Every `stride`-th pixel, channels padded with `before` zeros in front and `after` behind (parameter-free shortcut).
+    SubsamplePad { stride: usize, before: usize, after: usize },
+    /// `g` -> `[N, H, W, C]`: the adjoint of `SubsamplePad`.
+    SubsamplePadGrad { stride: usize, before: usize, after: usize, hw: [usize; 2] },
+    /// `[N, H, W, C]` -> `[N, C*H*W]` in the order of PyTorch's flatten (C outermost).
+    Flatten,
+    /// `[N, C*H*W]` -> `[N, H, W, C]`.
+    Unflatten { hwc: [usize; 3] },
+    /// `x * factor`.
+    Scale { factor: f32 },
+
+    /// `(like, index, step)` -> keep-bits with probability `1 - p`: Philox by (element, image index, step, site).
+    DropoutMask { p: f32, site: u16, seed: u64 },
+    /// `(x, mask)`: `x / (1 - p)` where the bit is set, else 0. Its gradient is the same op.
+    Dropout { p: f32 },
+
+    /// `(z, label)` or `(z, label, target)` -> `[N]`.
+    Loss(Loss),
+    /// The gradient of each image's own loss with respect to its logits -> `[N, K]`.
+    LossGrad(Loss),
+
+    /// `(z, label)` -> `[N]`: 1 where the highest logit is not at the label (ties: the lowest class wins; NaN
+    /// counts as wrong), else 0. `(z, target)` with `hit`: 1 where it is at the target.
+    Fooled { hit: bool },
+    /// `(a, b)` -> `[N]`: 1 where `a > b`, else 0.
+    Greater,
+    /// `(a, b)` -> `[N]`: the larger, NaN ignored.
+    MaxRows,
+    /// `(flag, a, b)`: row of `a` where `flag != 0`, else of `b`. `b` may be replaced in place.
+    SelectRows,
+    /// `g` -> `[N]`: 0 = ordinary, 1 = every element zero, 2 = some element NaN or infinite.
+    GradStatus,
+    /// `(x, x0, g, alpha, eps)` -> the next iterate; `alpha` and `eps` are `[N]`. `x` may be replaced in place.
+    PgdStep { norm: Norm },
+}

@@ -1,0 +1,291 @@
+//! The shape and element type that each op gives, in one match.
+//! Knows nothing but ops and shapes; a misfit is a programmer's error and panics with the numbers.
+
+use super::op::Op;
+use crate::tensor::{DType, Shape};
+
+/// Shape and type of the output. Panics where the inputs do not fit the op.
+pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
+    let count = |n: usize| assert_eq!(inputs.len(), n, "{op:?} takes {n} inputs");
+    let at = |i: usize| inputs[i].0;
+    let same = |a: usize, b: usize| assert_eq!(at(a), at(b), "{op:?}: inputs {a} and {b} differ in shape");
+    let f32s = |list: &[usize]| {
+        for &i in list {
+            assert_eq!(inputs[i].1, DType::F32, "{op:?}: input {i} is not f32");
+        }
+    };
+    let vector = |i: usize, c: usize| assert_eq!(*at(i), Shape::fixed(&[c]), "{op:?}: input {i} is not a vector of {c}");
+    let last = |i: usize| *at(i).dims.last().expect("a value with channels");
+    let rows = || Shape::per_image(&[]);
+    let is_rows = |i: usize| assert_eq!(*at(i), rows(), "{op:?}: input {i} is not one value an image");
+    let shape = match op {
+        Op::Input { .. } | Op::Param { .. } => unreachable!("leaves are appended with their shape"),
+        Op::Normalise { mean, std } => {
+            count(1);
+            assert!(mean.len() == last(0) && std.len() == last(0), "{op:?} on {}", at(0));
+            at(0).clone()
+        }
+        Op::NormaliseGrad { std } => {
+            count(1);
+            assert_eq!(std.len(), last(0), "{op:?} on {}", at(0));
+            at(0).clone()
+        }
+        Op::Conv2d(conv) => {
+            count(2);
+            conv.check();
+            let (h, w, c) = at(0).hwc();
+            assert_eq!(c, conv.c, "{op:?} on {}", at(0));
+            conv_weight(conv, at(1));
+            let (p, q) = conv.out_hw(h, w);
+            Shape::per_image(&[p, q, conv.k])
+        }
+        Op::Conv2dGradInput { conv, hw } => {
+            count(2);
+            let (p, q, k) = at(0).hwc();
+            assert_eq!(
+                (p, q, k),
+                {
+                    let (p, q) = conv.out_hw(hw[0], hw[1]);
+                    (p, q, conv.k)
+                },
+                "{op:?} on {}",
+                at(0)
+            );
+            conv_weight(conv, at(1));
+            Shape::per_image(&[hw[0], hw[1], conv.c])
+        }
+        Op::Conv2dGradWeight(conv) => {
+            count(2);
+            let (h, w, c) = at(0).hwc();
+            let (p, q) = conv.out_hw(h, w);
+            assert!(c == conv.c && at(1).hwc() == (p, q, conv.k), "{op:?} on {} and {}", at(0), at(1));
+            Shape::fixed(&[conv.k, conv.c / conv.groups, conv.kernel[0], conv.kernel[1]])
+        }
+        Op::Linear => {
+            count(2);
+            let (n_in, n_out) = (at(1).dims[1], at(1).dims[0]);
+            assert_eq!(*at(0), Shape::per_image(&[n_in]), "linear {} on {}", at(1), at(0));
+            Shape::per_image(&[n_out])
+        }
+        Op::LinearGradInput => {
+            count(2);
+            assert_eq!(*at(0), Shape::per_image(&[at(1).dims[0]]), "linear {} backwards on {}", at(1), at(0));
+            Shape::per_image(&[at(1).dims[1]])
+        }
+        Op::LinearGradWeight => {
+            count(2);
+            assert!(at(0).batched && at(1).batched && at(0).dims.len() == 1 && at(1).dims.len() == 1, "{op:?}");
+            Shape::fixed(&[last(1), last(0)])
+        }
+        Op::AddBias => {
+            count(2);
+            vector(1, last(0));
+            at(0).clone()
+        }
+        Op::SumChannels => {
+            count(1);
+            Shape::fixed(&[last(0)])
+        }
+        Op::BatchNorm { .. } => {
+            count(5);
+            (1..5).for_each(|i| vector(i, last(0)));
+            at(0).clone()
+        }
+        Op::BatchNormGrad { .. } => {
+            count(3);
+            (1..3).for_each(|i| vector(i, last(0)));
+            at(0).clone()
+        }
+        Op::BatchNormGradParams { .. } => {
+            count(4);
+            same(0, 1);
+            (2..4).for_each(|i| vector(i, last(0)));
+            Shape::fixed(&[2, last(0)])
+        }
+        Op::BatchStats => {
+            count(1);
+            Shape::fixed(&[2, last(0)])
+        }
+        Op::BatchNormTrain { .. } => {
+            count(4);
+            assert_eq!(*at(1), Shape::fixed(&[2, last(0)]), "{op:?}: statistics");
+            (2..4).for_each(|i| vector(i, last(0)));
+            at(0).clone()
+        }
+        Op::BatchNormTrainGradParams { .. } => {
+            count(3);
+            same(0, 1);
+            assert_eq!(*at(2), Shape::fixed(&[2, last(0)]), "{op:?}: statistics");
+            Shape::fixed(&[2, last(0)])
+        }
+        Op::BatchNormTrainGrad { .. } => {
+            count(5);
+            same(0, 1);
+            same(2, 4);
+            vector(3, last(0));
+            at(0).clone()
+        }
+        Op::RunningUpdate { row, .. } => {
+            count(3);
+            assert!(*row < 2 && *at(1) == Shape::fixed(&[2, last(0)]) && last(2) == last(0), "{op:?} on {}", at(1));
+            at(0).clone()
+        }
+        Op::Row { index } => {
+            count(1);
+            assert!(!at(0).batched && *index < at(0).dims[0], "{op:?} of {}", at(0));
+            Shape::fixed(&at(0).dims[1..])
+        }
+        Op::Relu { .. } | Op::Scale { .. } => {
+            count(1);
+            at(0).clone()
+        }
+        Op::ReluMask { .. } => {
+            count(1);
+            return (at(0).clone(), DType::Bits);
+        }
+        Op::Gate | Op::Dropout { .. } => {
+            count(2);
+            same(0, 1);
+            assert_eq!(inputs[1].1, DType::Bits, "{op:?}: the mask is not bits");
+            at(0).clone()
+        }
+        Op::MaxPool(pool) | Op::AvgPool(pool) | Op::MaxPoolIndex(pool) => {
+            count(1);
+            pool.check();
+            let (h, w, c) = at(0).hwc();
+            let (p, q) = pool.out_hw(h, w);
+            let dtype = if matches!(op, Op::MaxPoolIndex(_)) { DType::U8 } else { DType::F32 };
+            return (Shape::per_image(&[p, q, c]), dtype);
+        }
+        Op::MaxPoolGrad { pool, hw } => {
+            count(2);
+            same(0, 1);
+            assert_eq!(inputs[1].1, DType::U8, "{op:?}: the index is not bytes");
+            pool_grad(op, pool, hw, at(0))
+        }
+        Op::AvgPoolGrad { pool, hw } => {
+            count(1);
+            pool_grad(op, pool, hw, at(0))
+        }
+        Op::GlobalAvgPool => {
+            count(1);
+            Shape::per_image(&[at(0).hwc().2])
+        }
+        Op::GlobalAvgPoolGrad { hw } => {
+            count(1);
+            assert!(at(0).batched && at(0).dims.len() == 1, "{op:?} on {}", at(0));
+            Shape::per_image(&[hw[0], hw[1], last(0)])
+        }
+        Op::Add => {
+            count(2);
+            same(0, 1);
+            f32s(&[0, 1]);
+            at(0).clone()
+        }
+        Op::Concat => {
+            assert!(!inputs.is_empty(), "concat of nothing");
+            let mut dims = at(0).dims.clone();
+            let (channel, front) = dims.split_last_mut().expect("a value with channels");
+            for (i, (s, _)) in inputs.iter().enumerate().skip(1) {
+                assert!(s.batched == at(0).batched && s.dims[..s.dims.len() - 1] == *front, "concat of {} and {s}", at(0));
+                *channel += last(i);
+            }
+            Shape { batched: at(0).batched, dims }
+        }
+        Op::SliceChannels { start, len } => {
+            count(1);
+            assert!(*len > 0 && start + len <= last(0), "{op:?} of {}", at(0));
+            with_last(at(0), *len)
+        }
+        Op::PadChannels { start, total } => {
+            count(1);
+            assert!(start + last(0) <= *total, "{op:?} of {}", at(0));
+            with_last(at(0), *total)
+        }
+        Op::SubsamplePad { stride, before, after } => {
+            count(1);
+            let (h, w, c) = at(0).hwc();
+            Shape::per_image(&[h.div_ceil(*stride), w.div_ceil(*stride), before + c + after])
+        }
+        Op::SubsamplePadGrad { stride, before, after, hw } => {
+            count(1);
+            let (p, q, c) = at(0).hwc();
+            assert!((p, q) == (hw[0].div_ceil(*stride), hw[1].div_ceil(*stride)) && c > before + after, "{op:?} on {}", at(0));
+            Shape::per_image(&[hw[0], hw[1], c - before - after])
+        }
+        Op::Flatten => {
+            count(1);
+            let (h, w, c) = at(0).hwc();
+            Shape::per_image(&[h * w * c])
+        }
+        Op::Unflatten { hwc } => {
+            count(1);
+            assert_eq!(*at(0), Shape::per_image(&[hwc.iter().product()]), "{op:?} on {}", at(0));
+            Shape::per_image(hwc)
+        }
+        Op::DropoutMask { p, .. } => {
+            count(3);
+            assert!((0.0..1.0).contains(p), "{op:?}: p outside [0,1)");
+            assert!(*at(1) == rows() && inputs[1].1 == DType::I32 && inputs[2].1 == DType::I32, "{op:?}: index and step");
+            return (at(0).clone(), DType::Bits);
+        }
+        Op::Loss(loss) | Op::LossGrad(loss) => {
+            count(if loss.targeted() { 3 } else { 2 });
+            assert!(at(0).batched && at(0).dims.len() == 1, "{op:?} on {}", at(0));
+            for i in 1..inputs.len() {
+                is_rows(i);
+                assert_eq!(inputs[i].1, DType::I32, "{op:?}: labels are not i32");
+            }
+            if matches!(op, Op::Loss(_)) { rows() } else { at(0).clone() }
+        }
+        Op::Fooled { .. } => {
+            count(2);
+            is_rows(1);
+            assert_eq!(inputs[1].1, DType::I32, "{op:?}: labels are not i32");
+            rows()
+        }
+        Op::Greater | Op::MaxRows => {
+            count(2);
+            is_rows(0);
+            is_rows(1);
+            rows()
+        }
+        Op::SelectRows => {
+            count(3);
+            is_rows(0);
+            same(1, 2);
+            at(1).clone()
+        }
+        Op::GradStatus => {
+            count(1);
+            assert!(at(0).batched, "{op:?} on {}", at(0));
+            rows()
+        }
+        Op::PgdStep { .. } => {
+            count(5);
+            same(0, 1);
+            same(0, 2);
+            is_rows(3);
+            is_rows(4);
+            at(0).clone()
+        }
+    };
+    (shape, DType::F32)
+}
+
+fn conv_weight(conv: &super::Conv, w: &Shape) {
+    let want = Shape::fixed(&[conv.k, conv.c / conv.groups, conv.kernel[0], conv.kernel[1]]);
+    assert_eq!(*w, want, "weights of {conv:?}");
+}
+
+fn pool_grad(op: &Op, pool: &super::Pool, hw: &[usize; 2], g: &Shape) -> Shape {
+    let (p, q, c) = g.hwc();
+    assert_eq!((p, q), pool.out_hw(hw[0], hw[1]), "{op:?} on {g}");
+    Shape::per_image(&[hw[0], hw[1], c])
+}
+
+fn with_last(shape: &Shape, channels: usize) -> Shape {
+    let mut dims = shape.dims.clone();
+    *dims.last_mut().expect("a value with channels") = channels;
+    Shape { batched: shape.batched, dims }
+}
