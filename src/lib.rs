@@ -1,6 +1,7 @@
 //! Petard breaks image classifiers fast, and hardens them.
-pub mod cpu;
+
 pub mod error;
 pub mod graph;
+pub mod rng;
 pub mod tensor;
 pub mod threat;

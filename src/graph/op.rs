@@ -47,7 +47,10 @@ impl Conv {
     /// Asserts that the numbers make a convolution.
     pub fn check(&self) {
         assert!(self.c > 0 && self.k > 0 && self.groups > 0, "empty convolution {self:?}");
-        assert!(self.c.is_multiple_of(self.groups) && self.k.is_multiple_of(self.groups), "groups do not divide channels: {self:?}");
+        assert!(
+            self.c.is_multiple_of(self.groups) && self.k.is_multiple_of(self.groups),
+            "groups do not divide channels: {self:?}"
+        );
         assert!(self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&v| v > 0), "zero in {self:?}");
     }
 }

@@ -232,9 +232,9 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
         Op::Loss(loss) | Op::LossGrad(loss) => {
             count(if loss.targeted() { 3 } else { 2 });
             assert!(at(0).batched && at(0).dims.len() == 1, "{op:?} on {}", at(0));
-            for i in 1..inputs.len() {
+            for (i, (_, dtype)) in inputs.iter().enumerate().skip(1) {
                 is_rows(i);
-                assert_eq!(inputs[i].1, DType::I32, "{op:?}: labels are not i32");
+                assert_eq!(*dtype, DType::I32, "{op:?}: labels are not i32");
             }
             if matches!(op, Op::Loss(_)) { rows() } else { at(0).clone() }
         }
