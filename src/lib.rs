@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod graph;
+pub mod plan;
 pub mod rng;
 pub mod tensor;
 pub mod threat;
