@@ -1,5 +1,6 @@
 //! Petard breaks image classifiers fast, and hardens them.
 
+pub mod cpu;
 pub mod error;
 pub mod graph;
 pub mod plan;
