@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod error;
 pub mod graph;
+pub mod nn;
 pub mod plan;
 pub mod rng;
 pub mod tensor;

@@ -1,0 +1,69 @@
+//! Networks: a card says which one, `build` writes it into a graph, `Weights` fills its parameters.
+//! Must not know memory, plans, devices or attacks.
+
+mod card;
+mod checkpoint;
+mod keys;
+mod layers;
+mod pickle;
+mod preact;
+mod resnet;
+mod tensorfile;
+mod torch;
+mod vgg;
+mod weights;
+mod wide;
+mod zip;
+
+pub use card::ModelCard;
+pub use preact::{PreAct, PreActVariant};
+pub use resnet::{Block, Names, ResNet, Shortcut, Stem};
+pub use torch::{StateDict, read_state_dict};
+pub use vgg::{Head, Layer, Vgg};
+pub use weights::Weights;
+pub use wide::WideResNet;
+
+use crate::graph::{Graph, Value};
+use layers::Layers;
+
+/// A family of networks with its numbers settled.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arch {
+    /// Residual network, 224-pixel and CIFAR forms. He et al. 2015, <https://arxiv.org/abs/1512.03385>.
+    ResNet(ResNet),
+    /// Pre-activation residual network. He et al. 2016, <https://arxiv.org/abs/1603.05027>.
+    PreAct(PreAct),
+    /// Wide residual network. Zagoruyko and Komodakis 2016, <https://arxiv.org/abs/1605.07146>.
+    Wide(WideResNet),
+    /// Plain stack of 3x3 convolutions. Simonyan and Zisserman 2014, <https://arxiv.org/abs/1409.1556>.
+    Vgg(Vgg),
+}
+
+/// What [`build`] adds to a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// `[N, classes]`.
+    pub logits: Value,
+    /// Input of the last linear layer, `[N, width]`.
+    pub features: Value,
+}
+
+/// Appends the network of `card` to `graph`. `image` is `[N, H, W, C]` with values in [0,1]; the card's normalisation
+/// is the network's first op, left out where mean is 0 and std 1.
+///
+/// With `train` batch norms use the batch's own statistics and dropout is drawn; dropout reads the inputs `index`
+/// (`[N]`, position of each image in its split) and `step` (scalar), made here where the graph has none. Built twice
+/// into one graph, both networks share their parameters. Panics where `image` has another shape than the card says.
+pub fn build(card: &ModelCard, graph: &mut Graph, image: Value, train: bool) -> Net {
+    let [c, h, w] = card.input;
+    assert_eq!(graph.shape(image).hwc(), (h, w, c), "card `{}` describes {h}x{w}x{c} images", card.name);
+    let neutral = card.mean.iter().all(|&m| m == 0.0) && card.std.iter().all(|&s| s == 1.0);
+    let x = if neutral { image } else { graph.normalise(image, &card.mean, &card.std) };
+    let mut layers = Layers { graph, train };
+    match &card.arch {
+        Arch::ResNet(net) => net.build(&mut layers, x, card.classes),
+        Arch::PreAct(net) => net.build(&mut layers, x, card.classes),
+        Arch::Wide(net) => net.build(&mut layers, x, card.classes),
+        Arch::Vgg(net) => net.build(&mut layers, x, card.classes),
+    }
+}
