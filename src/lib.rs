@@ -1,6 +1,7 @@
 //! Petard breaks image classifiers fast, and hardens them.
 
 pub mod cpu;
+pub mod data;
 pub mod error;
 pub mod graph;
 pub mod nn;

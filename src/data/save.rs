@@ -1,0 +1,493 @@
+//! Writes what a run made: adversarial images or logits as `.safetensors`, `.npz` or a folder of parts, and PNG files.
+//! Knows no attack. A file appears whole under its name or not at all, and a failed run leaves an older one alone.
+
+use super::entries;
+use crate::error::{Error, Result};
+use npyz::npz::NpzWriter;
+use npyz::zip::CompressionMethod;
+use npyz::zip::write::FileOptions;
+use npyz::{AutoSerialize, WriterBuilder};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// Images in one part of a folder.
+const PART_ROWS: usize = 4096;
+
+/// Adversarial images with what is known of them; every slice is about the same N images.
+#[derive(Clone, Copy, Debug)]
+pub struct Attacked<'a> {
+    /// `[N, C, H, W]` in [0,1].
+    pub adversarial: &'a [f32],
+    /// True classes.
+    pub label: &'a [i64],
+    /// Classes that the model sees in `adversarial`.
+    pub prediction: &'a [i64],
+    /// Positions in the split.
+    pub index: &'a [i64],
+}
+
+/// Outputs of a model; every slice is about the same N images.
+#[derive(Clone, Copy, Debug)]
+pub struct Inferred<'a> {
+    /// `[N, K]`.
+    pub logits: &'a [f32],
+    /// True classes.
+    pub label: &'a [i64],
+    /// Positions in the split.
+    pub index: &'a [i64],
+}
+
+/// Writes rows to a file or a folder; nothing counts until [`Writer::finish`].
+///
+/// `PATH.safetensors` and `PATH.npz` become one file. Any other path becomes a folder of `part-NNNNN.safetensors` with
+/// 4,096 images each, and a `manifest.json` that is written last. Rows wait in an unnamed file beside the result, so
+/// memory does not grow with them and nothing is left of a run that was killed but the whole parts of a folder.
+#[derive(Debug)]
+pub struct Writer {
+    target: Target,
+    content: Content,
+    spool: Spool,
+    parts: Vec<Value>,
+    notes: Map<String, Value>,
+}
+
+#[derive(Debug)]
+enum Target {
+    Safetensors(PathBuf),
+    Npz(PathBuf),
+    Folder(PathBuf),
+}
+
+/// What a row is: one array of floats and some integers.
+#[derive(Clone, Debug)]
+struct Content {
+    floats: &'static str,
+    dims: Vec<usize>,
+    integers: &'static [&'static str],
+}
+
+impl Writer {
+    /// For adversarial images of `shape` `[C, H, W]`: `adversarial` (f32), `label`, `prediction`, `index` (i64).
+    ///
+    /// Fails now where nothing can be written later: no such folder, no right to it, or parts of another run in it.
+    pub fn create(path: &Path, shape: [usize; 3]) -> Result<Self> {
+        let integers = &["label", "prediction", "index"];
+        Self::open(path, Content { floats: "adversarial", dims: shape.to_vec(), integers })
+    }
+
+    /// For outputs of a model with `classes` classes: `logits` (f32), `label`, `index` (i64).
+    pub fn create_logits(path: &Path, classes: usize) -> Result<Self> {
+        Self::open(path, Content { floats: "logits", dims: vec![classes], integers: &["label", "index"] })
+    }
+
+    fn open(path: &Path, content: Content) -> Result<Self> {
+        assert!(content.dims.iter().all(|&d| d > 0), "rows of {:?}", content.dims);
+        let target = match path.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") => Target::Safetensors(path.to_path_buf()),
+            Some("npz") => Target::Npz(path.to_path_buf()),
+            _ => Target::Folder(path.to_path_buf()),
+        };
+        if let Target::Folder(dir) = &target {
+            claim(dir)?;
+        } else if path.is_dir() {
+            return Err(Error::usage(format!("`{}` is a folder", path.display())).with_hint("choose another name for the file"));
+        }
+        let spool = Spool::new(target.dir(), &content)?;
+        Ok(Writer { target, content, spool, parts: Vec::new(), notes: Map::new() })
+    }
+
+    /// Notes a fact about the run (model, attack, seed, ..) in the manifest or in the header of a `.safetensors` file;
+    /// `.npz` has no room for it.
+    pub fn note(&mut self, key: &str, value: Value) {
+        self.notes.insert(key.to_owned(), value);
+    }
+
+    /// Adds images. Panics for a writer of logits, or where the slices do not fit each other.
+    pub fn append(&mut self, rows: &Attacked) -> Result<()> {
+        assert_eq!(self.content.floats, "adversarial", "this writer takes logits");
+        self.push(rows.adversarial, &[rows.label, rows.prediction, rows.index])
+    }
+
+    /// Adds outputs. Panics for a writer of images, or where the slices do not fit each other.
+    pub fn append_logits(&mut self, rows: &Inferred) -> Result<()> {
+        assert_eq!(self.content.floats, "logits", "this writer takes images");
+        self.push(rows.logits, &[rows.label, rows.index])
+    }
+
+    fn push(&mut self, floats: &[f32], integers: &[&[i64]]) -> Result<()> {
+        let (rows, size) = (integers[0].len(), self.content.dims.iter().product::<usize>());
+        assert_eq!(floats.len(), rows * size, "{rows} rows of {:?}", self.content.dims);
+        assert!(integers.iter().all(|i| i.len() == rows), "columns of different lengths");
+        let room = if matches!(self.target, Target::Folder(_)) { PART_ROWS } else { usize::MAX };
+        let mut start = 0;
+        while start < rows {
+            let end = rows.min(start.saturating_add(room - self.spool.rows()));
+            let columns: Vec<&[i64]> = integers.iter().map(|i| &i[start..end]).collect();
+            let appended = self.spool.append(&floats[start * size..end * size], &columns);
+            appended.map_err(|e| Error::io("write", self.target.path(), e))?;
+            start = end;
+            if self.spool.rows() == room {
+                self.flush_part()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the file, or the last part and the manifest, appear under its name.
+    pub fn finish(mut self) -> Result<()> {
+        match &self.target {
+            Target::Safetensors(path) => put(path, |file| self.spool.safetensors(&self.content, &self.notes, file)),
+            Target::Npz(path) => put(path, |file| self.spool.npz(&self.content, file)),
+            Target::Folder(dir) => {
+                let path = dir.join("manifest.json");
+                if self.spool.rows() > 0 {
+                    self.flush_part()?;
+                }
+                let images: u64 = self.parts.iter().filter_map(|p| p["rows"].as_u64()).sum();
+                let manifest = json!({
+                    "schema": "petard.set/1", "content": self.content.floats, "images": images,
+                    "shape": self.content.dims, "parts": self.parts, "metadata": self.notes,
+                });
+                put(&path, |file| writeln!(file, "{manifest:#}"))
+            }
+        }
+    }
+
+    /// Writes the spooled rows of a folder as its next part.
+    fn flush_part(&mut self) -> Result<()> {
+        let name = format!("part-{:05}.safetensors", self.parts.len());
+        let path = self.target.path().join(&name);
+        let mut digest = Sha256::new();
+        put(&path, |file| self.spool.safetensors(&self.content, &Map::new(), &mut Hashed { inner: file, digest: &mut digest }))?;
+        let sha256: String = digest.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        self.parts.push(json!({ "file": name, "rows": self.spool.rows(), "sha256": sha256 }));
+        self.spool = Spool::new(self.target.dir(), &self.content)?;
+        Ok(())
+    }
+}
+
+impl Target {
+    fn path(&self) -> &Path {
+        match self {
+            Target::Safetensors(path) | Target::Npz(path) | Target::Folder(path) => path,
+        }
+    }
+    /// The folder that temporary files share with the result.
+    fn dir(&self) -> &Path {
+        match self {
+            Target::Folder(dir) => dir,
+            Target::Safetensors(path) | Target::Npz(path) => parent(path),
+        }
+    }
+}
+
+/// Makes sure that `dir` exists and holds no other set.
+fn claim(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let taken = entries(dir)?.into_iter().find(|p| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name == "manifest.json" || (name.starts_with("part-") && name.ends_with(".safetensors"))
+    });
+    match taken {
+        Some(path) => Err(Error::usage(format!("`{}` is there already, from another run", path.display()))
+            .with_hint(format!("choose another folder, or remove `{}`", dir.display()))),
+        None => Ok(()),
+    }
+}
+
+/// Rows that wait to be written: how many there are is known only at the end, and the formats say it first.
+#[derive(Debug)]
+struct Spool {
+    floats: BufWriter<File>,
+    /// One column a name.
+    integers: Vec<Vec<i64>>,
+}
+
+impl Spool {
+    fn new(dir: &Path, content: &Content) -> Result<Self> {
+        // Unnamed: the system takes it away even when the process is killed.
+        let file = tempfile::tempfile_in(dir).map_err(|e| Error::io("write to", dir, e))?;
+        Ok(Spool { floats: BufWriter::with_capacity(1 << 20, file), integers: vec![Vec::new(); content.integers.len()] })
+    }
+
+    fn rows(&self) -> usize {
+        self.integers[0].len()
+    }
+
+    fn append(&mut self, floats: &[f32], integers: &[&[i64]]) -> io::Result<()> {
+        self.floats.write_all(bytemuck::cast_slice(floats))?;
+        for (column, new) in self.integers.iter_mut().zip(integers) {
+            column.extend_from_slice(new);
+        }
+        Ok(())
+    }
+
+    /// Copies all floats to `out`, once every row is appended.
+    fn copy_floats(&mut self, out: &mut impl Write) -> io::Result<u64> {
+        self.floats.flush()?;
+        self.floats.get_mut().seek(SeekFrom::Start(0))?;
+        io::copy(self.floats.get_mut(), out)
+    }
+
+    /// `[rows, dims..]`.
+    fn shape(&self, content: &Content) -> Vec<usize> {
+        [&[self.rows()][..], &content.dims].concat()
+    }
+
+    /// The integers come first: eight bytes wide, they stay aligned whatever the number of floats.
+    fn safetensors(&mut self, content: &Content, notes: &Map<String, Value>, out: &mut impl Write) -> io::Result<()> {
+        let mut header = Map::new();
+        if !notes.is_empty() {
+            // The format allows only texts here.
+            let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+            header.insert("__metadata__".into(), notes.iter().map(|(k, v)| (k.clone(), Value::from(text(v)))).collect());
+        }
+        let mut end = 0;
+        let mut describe = |name: &str, dtype: &str, shape: Vec<usize>, size: usize| {
+            let start = end;
+            end += shape.iter().product::<usize>() * size;
+            header.insert(name.into(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
+        };
+        for name in content.integers {
+            describe(name, "I64", vec![self.rows()], size_of::<i64>());
+        }
+        describe(content.floats, "F32", self.shape(content), size_of::<f32>());
+        let mut header = Value::Object(header).to_string();
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        for column in &self.integers {
+            out.write_all(bytemuck::cast_slice(column))?;
+        }
+        self.copy_floats(out)?;
+        out.flush()
+    }
+
+    fn npz(&mut self, content: &Content, out: &mut (impl Write + Seek)) -> io::Result<()> {
+        let mut archive = NpzWriter::new(out);
+        let shape: Vec<u64> = self.shape(content).iter().map(|&d| d as u64).collect();
+        let bytes = shape.iter().product::<u64>() * size_of::<f32>() as u64;
+        self.copy_floats(&mut begin::<f32, _>(&mut archive, content.floats, &shape, bytes)?)?;
+        for (name, column) in content.integers.iter().zip(&self.integers) {
+            let bytes = size_of_val(column.as_slice()) as u64;
+            let mut entry = begin::<i64, _>(&mut archive, name, &shape[..1], bytes)?;
+            entry.write_all(bytemuck::cast_slice(column))?;
+        }
+        archive.zip_writer().finish()?.flush()
+    }
+}
+
+/// Starts an uncompressed array of an archive; its bytes are written to what is returned.
+fn begin<'a, T: AutoSerialize, W: Write + Seek>(
+    archive: &'a mut NpzWriter<W>,
+    name: &str,
+    shape: &[u64],
+    bytes: u64,
+) -> io::Result<impl Write + use<'a, T, W>> {
+    // Room for the header of the array below the limit of the old zip format.
+    let large = bytes >= u64::from(u32::MAX) - 65_536;
+    let options = FileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
+    archive.array::<T>(name, options)?.default_dtype().shape(shape).write_header_only()
+}
+
+/// Hashes what passes through.
+struct Hashed<'a, W> {
+    inner: W,
+    digest: &'a mut Sha256,
+}
+
+impl<W: Write> Write for Hashed<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes one image `[C, H, W]` in [0,1] as `dir/NNNNNN.png`, rounded to the nearest of 256 levels.
+pub fn save_png(dir: &Path, index: usize, shape: [usize; 3], pixels: &[f32]) -> Result<()> {
+    let [c, h, w] = shape;
+    assert_eq!(pixels.len(), c * h * w, "an image of {shape:?}");
+    let colour = match c {
+        1 => image::ExtendedColorType::L8,
+        3 => image::ExtendedColorType::Rgb8,
+        _ => {
+            return Err(Error::usage(format!("a PNG has 1 or 3 channels, not {c}"))
+                .with_hint("save the images as `.safetensors` or `.npz`"));
+        }
+    };
+    let bytes: Vec<u8> = pixels.iter().map(|&p| (p * 255.0).round() as u8).collect();
+    let mut hwc = vec![0; bytes.len()];
+    crate::tensor::chw_to_hwc(&bytes, (h, w, c), &mut hwc);
+    put(&dir.join(format!("{index:06}.png")), |file| {
+        image::write_buffer_with_format(file, &hwc, w as u32, h as u32, colour, image::ImageFormat::Png).map_err(|e| match e {
+            image::ImageError::IoError(e) => e,
+            e => io::Error::other(e),
+        })
+    })
+}
+
+/// Writes a file beside `path` and renames it when it is complete.
+fn put(path: &Path, write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> Result<()> {
+    let failed = |e| Error::io("write", path, e);
+    let mut file = beside(parent(path)).map_err(failed)?;
+    let mut buffered = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    write(&mut buffered).and_then(|()| buffered.flush()).map_err(failed)?;
+    drop(buffered);
+    // Without this a crash of the machine could leave the new name on an empty file.
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+/// A temporary file that others may read once it has its name.
+fn beside(dir: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".petard-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(dir)
+}
+
+/// The folder of a path; of a bare name it is the current one.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Dataset, Images, Options};
+
+    /// Appends `rows` images of 1 x 1 x 3, in uneven pieces, and finishes. Returns all pixels.
+    fn fill(mut writer: Writer, rows: usize) -> Vec<f32> {
+        let pixels: Vec<f32> = (0..rows * 3).map(|v| (v as f32 * 0.37).fract()).collect();
+        let label: Vec<i64> = (0..rows as i64).map(|r| r % 7).collect();
+        let index: Vec<i64> = (0..rows as i64).map(|r| r + 5).collect();
+        writer.note("seed", 7.into());
+        for start in (0..rows).step_by(1000) {
+            let end = rows.min(start + 1000);
+            let rows = Attacked {
+                adversarial: &pixels[start * 3..end * 3],
+                label: &label[start..end],
+                prediction: &index[start..end],
+                index: &index[start..end],
+            };
+            writer.append(&rows).expect("room on the disk");
+        }
+        writer.finish().expect("room on the disk");
+        pixels
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut all: Vec<String> = std::fs::read_dir(dir)
+            .expect("a folder")
+            .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn what_is_written_is_read_bit_for_bit() {
+        for name in ["a.safetensors", "a.npz", "a"] {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let path = dir.path().join(name);
+            let rows = 2 * PART_ROWS + 9;
+            let pixels = fill(Writer::create(&path, [1, 1, 3]).expect("a fresh path"), rows);
+            assert_eq!(names(dir.path()), [name], "nothing else is left");
+            let set = Dataset::open(&format!("file:{}", path.display()), &Options::default()).expect("just written");
+            let batch = set.read(0..rows).expect("in range");
+            assert_eq!(batch.images, Images::F32(pixels), "{name}");
+            assert_eq!(batch.labels.map(|l| l[rows - 1]), Some(((rows - 1) % 7) as i32));
+            assert_eq!(batch.index[rows - 1] as usize, rows + 4);
+        }
+    }
+
+    #[test]
+    fn a_manifest_lists_whole_parts() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("set");
+        fill(Writer::create(&path, [1, 1, 3]).expect("a fresh path"), PART_ROWS + 1);
+        assert_eq!(names(&path), ["manifest.json", "part-00000.safetensors", "part-00001.safetensors"]);
+        let manifest: Value =
+            serde_json::from_slice(&std::fs::read(path.join("manifest.json")).expect("a file")).expect("an object");
+        assert_eq!((manifest["images"].as_u64(), manifest["metadata"]["seed"].as_u64()), (Some(4097), Some(7)));
+        for part in manifest["parts"].as_array().expect("a list") {
+            let bytes = std::fs::read(path.join(part["file"].as_str().expect("a name"))).expect("a part");
+            let sha256: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(part["sha256"], sha256.as_str());
+        }
+        let error = Writer::create(&path, [1, 1, 3]).expect_err("another run's parts");
+        assert!(error.hint().expect("a way out").contains("choose another folder"));
+    }
+
+    #[test]
+    fn an_unfinished_run_leaves_the_old_file_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.safetensors");
+        fill(Writer::create(&path, [1, 1, 3]).expect("a fresh path"), 3);
+        let good = std::fs::read(&path).expect("just written");
+        let mut writer = Writer::create_logits(&path, 2).expect("a file may be replaced");
+        writer.append_logits(&Inferred { logits: &[0.5, 1.5], label: &[1], index: &[0] }).expect("room on the disk");
+        drop(writer);
+        assert_eq!(std::fs::read(&path).expect("still there"), good);
+        assert_eq!(names(dir.path()), ["a.safetensors"]);
+
+        let mut writer = Writer::create_logits(&path, 2).expect("a file may be replaced");
+        writer.append_logits(&Inferred { logits: &[0.5, 1.5], label: &[1], index: &[0] }).expect("room on the disk");
+        writer.finish().expect("room on the disk");
+        let bytes = std::fs::read(&path).expect("replaced");
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("a valid file");
+        assert_eq!(tensors.tensor("logits").expect("there").shape(), [1, 2]);
+        assert_eq!(tensors.tensor("logits").expect("there").data(), bytemuck::cast_slice::<f32, u8>(&[0.5, 1.5]));
+    }
+
+    #[test]
+    fn impossible_places_are_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let error = Writer::create(&dir.path().join("missing/a.npz"), [1, 1, 3]).expect_err("no such folder");
+        assert!(error.to_string().contains("missing"), "{error}");
+        std::fs::create_dir(dir.path().join("a.npz")).expect("a fresh folder");
+        assert!(Writer::create(&dir.path().join("a.npz"), [1, 1, 3]).is_err(), "a folder of that name");
+        std::fs::write(dir.path().join("b"), "a file").expect("a small file");
+        assert!(Writer::create(&dir.path().join("b"), [1, 1, 3]).is_err(), "a file where a folder should be");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let content = Content { floats: "logits", dims: vec![4], integers: &["label"] };
+        let mut spool = Spool::new(dir.path(), &content).expect("a temporary folder");
+        spool.append(&[0.0; 400], &[&[0; 100]]).expect("room on the disk");
+        let full = File::options().write(true).open("/dev/full").expect("a Linux machine");
+        let error = spool.safetensors(&content, &Map::new(), &mut BufWriter::new(full)).expect_err("no room");
+        let error = Error::io("write", "a.safetensors", error);
+        assert!(error.hint().expect("a way out").contains("free some space"), "{error}");
+
+        let path = dir.path().join("old");
+        std::fs::write(&path, "good").expect("a small file");
+        put(&path, |file| file.write_all(b"half").and(Err(io::ErrorKind::StorageFull.into()))).expect_err("no room");
+        assert_eq!(std::fs::read(&path).expect("still there"), b"good");
+        assert_eq!(names(dir.path()), ["old"]);
+    }
+
+    #[test]
+    fn a_png_is_rounded_to_the_nearest_level() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let pixels = [0.0, 1.0, 0.4 / 255.0, 0.6 / 255.0, 100.0 / 255.0, 254.6 / 255.0];
+        save_png(dir.path(), 42, [3, 1, 2], &pixels).expect("room on the disk");
+        assert_eq!(names(dir.path()), ["000042.png"]);
+        let image = image::open(dir.path().join("000042.png")).expect("a PNG").into_rgb8();
+        assert_eq!(image.into_raw(), [0, 0, 100, 255, 1, 255]);
+        assert!(save_png(dir.path(), 0, [2, 1, 1], &[0.0; 2]).is_err());
+    }
+}
