@@ -1,11 +1,15 @@
 //! Petard breaks image classifiers fast, and hardens them.
 
+pub mod attack;
 pub mod cpu;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod graph;
 pub mod nn;
+pub mod outcome;
 pub mod plan;
 pub mod rng;
+pub mod session;
 pub mod tensor;
 pub mod threat;
