@@ -1,0 +1,76 @@
+//! `petard plan`: the steps that an attack will run and the memory they take, before any weight is read.
+//! Must not know how plans are made.
+
+use std::process::ExitCode;
+
+use super::attack_args::AttackArgs;
+use super::options::{CardArgs, DeviceArgs};
+use super::output;
+use crate::device::Device;
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::nn::{ModelCard, build};
+use crate::plan::{Plan, Segment, compile};
+use crate::report::bytes_text;
+use crate::session::image_input;
+
+/// Print the steps of an attack, their operations and their memory; needs no weights
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  petard plan --model resnet20-cifar10
+  petard plan --model my.toml --attack pgd --return first-success --batch-size 256")]
+pub struct Args {
+    #[command(flatten)]
+    model: CardArgs,
+    #[command(flatten)]
+    attack: AttackArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Keep to direct kernels in the attack too
+    #[arg(long)]
+    exact: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let pgd = args.attack.resolve(false)?;
+    let device = args.device.open()?;
+    let card = args.model.find()?;
+    pgd.check(card.classes)?;
+    let batch = args.device.batch(card.input);
+    let (graph, values) = pgd.step_graph(&card);
+    let (step, judge) = values.segments();
+    let segments: Vec<Segment> = std::iter::once(step).chain(judge).collect();
+    let mut text = format!("{}: clean pass and verdict, on direct kernels\n\n", card.name);
+    text += &describe(&device, inference(&card, batch)?, true)?;
+    text += &format!("\n{}: {}, one step\n\n", card.name, pgd.name);
+    text += &describe(&device, compile(&graph, &segments, batch)?, args.exact)?;
+    output::stdout(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The plan that classifies images.
+fn inference(card: &ModelCard, batch: usize) -> Result<Plan> {
+    let mut graph = Graph::new();
+    let x = image_input(&mut graph, "x", card);
+    let logits = build(card, &mut graph, x, false).logits;
+    compile(&graph, &[Segment { name: "infer".into(), outputs: vec![logits], carries: Vec::new() }], batch)
+}
+
+/// The plan in words, then its costs. Packing needs the shapes of the weights only, so it is done for real.
+fn describe(device: &Device, plan: Plan, exact: bool) -> Result<String> {
+    let graph = plan.graph();
+    let parameters: usize = graph.params().values().map(|&v| graph.shape(v).elems()).sum();
+    let mut text = format!("{plan}\n");
+    for program in plan.programs() {
+        let image = plan.flops(program) as f64 / 1e6 / plan.batch() as f64;
+        text += &format!("{:<11}{image:.3} MFLOP an image\n", program.name);
+    }
+    let (arena, lasting) = (bytes_text(plan.arena_bytes()), bytes_text(plan.persistent_bytes()));
+    text += &format!("{:<11}{arena}, of them {lasting} lasting\n", "arena");
+    text += &format!("{:<11}{parameters} values, {}\n", "parameters", bytes_text(4 * parameters));
+    let mut executor = device.bind(plan, exact)?;
+    executor.run("pack")?;
+    text += &format!("{:<11}{} of packed weights on {}\n", "packed", bytes_text(executor.packed_bytes()), device.describe());
+    Ok(text)
+}

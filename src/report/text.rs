@@ -1,0 +1,107 @@
+//! The report for people: a headline, then one labelled line for each thing, doubts after the numbers they qualify.
+//! Must not know JSON keys of the contract, colours or terminals.
+
+use serde_json::Value;
+
+use super::{Facts, Inference};
+use crate::outcome::Outcome;
+use crate::threat::Norm;
+
+/// The report of an attack.
+pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
+    let mut lines = vec![headline(facts, outcome.images), line("attack", &parameters(outcome))];
+    let unlabelled = if outcome.labelled { "" } else { "no labels: judged by the model's own predictions" };
+    lines.push(line("clean", &columns(&accuracy(outcome.clean_correct, outcome.images), unlabelled)));
+    lines.push(line("robust", &columns(&accuracy(outcome.robust, outcome.images), &distance(facts, outcome))));
+    if let Some((hit, tried)) = outcome.targeted {
+        lines.push(line("target", &columns(&accuracy(hit, tried), &format!("of {tried} attacked images ended at their target"))));
+    }
+    let speed = format!("{:.0} image-steps/s, {}", outcome.image_steps_per_second(), seconds(outcome.seconds));
+    lines.push(device(facts, &speed));
+    let doubts: Vec<String> = outcome.doubts.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();
+    lines.push(line("doubts", &if doubts.is_empty() { "none".into() } else { doubts.join(&format!("\n{:10}", "")) }));
+    lines.push(line("seed", &facts.seed.to_string()));
+    lines.push(line("repeat", &facts.repeat));
+    lines.join("\n") + "\n"
+}
+
+/// The report of an inference.
+pub fn infer_text(facts: &Facts, inference: &Inference) -> String {
+    let clean = if inference.labelled {
+        columns(&accuracy(inference.correct, inference.images()), &format!("{} NaN", inference.non_finite))
+    } else {
+        format!("unknown: no labels came with the images, {} NaN", inference.non_finite)
+    };
+    let speed = format!("{:.0} images/s, {}", inference.images_per_second(), seconds(inference.seconds));
+    let lines =
+        [headline(facts, inference.images()), line("clean", &clean), device(facts, &speed), line("repeat", &facts.repeat)];
+    lines.join("\n") + "\n"
+}
+
+/// A radius as people write it: 8-bit steps as a fraction in L-inf where that is exact, else the shortest decimal. Either
+/// reads back as the same number.
+pub fn radius_text(norm: Norm, radius: f64) -> String {
+    let steps = (radius * 255.0).round();
+    let exact = norm == Norm::Linf && (1.0..255.0).contains(&steps) && steps / 255.0 == radius;
+    if exact { format!("{steps}/255") } else { format!("{radius}") }
+}
+
+/// `412 MiB`, `1.50 GiB`, `12 KiB`.
+pub fn bytes_text(bytes: usize) -> String {
+    match bytes {
+        0..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+fn headline(facts: &Facts, images: usize) -> String {
+    let from = if facts.offset > 0 { format!(" from {}", facts.offset) } else { String::new() };
+    let s = if images == 1 { "" } else { "s" };
+    format!("{}   {images} image{s} of {} ({}{from})", facts.model, facts.data, facts.split)
+}
+
+fn line(label: &str, text: &str) -> String {
+    format!("{label:<10}{text}")
+}
+
+/// Two columns, the second may be empty.
+fn columns(left: &str, right: &str) -> String {
+    format!("{left:<22}{right}").trim_end().to_string()
+}
+
+fn accuracy(part: usize, whole: usize) -> String {
+    format!("{:6.2} %   ({part})", 100.0 * part as f64 / whole.max(1) as f64)
+}
+
+fn seconds(s: f64) -> String {
+    format!("{s:.2} s")
+}
+
+fn device(facts: &Facts, speed: &str) -> String {
+    let exact = if facts.exact { ", exact" } else { "" };
+    line("device", &format!("{}, {}{exact}, batches of {}, {speed}", facts.device, facts.precision, facts.batch))
+}
+
+/// `largest distance 0.031373 <= 8/255 + 6.0e-8, 0 NaN`.
+fn distance(facts: &Facts, outcome: &Outcome) -> String {
+    let threat = &outcome.threat;
+    let tolerance = threat.tolerance(facts.input.iter().product());
+    let sign = if outcome.max_distance <= threat.eps + tolerance { "<=" } else { ">" };
+    let (largest, eps) = (outcome.max_distance, threat.eps);
+    format!("largest distance {largest:.6} {sign} {eps:.6} + {tolerance:.1e}, {} NaN", outcome.non_finite)
+}
+
+/// Every parameter with its name, lengths as people write them.
+fn parameters(outcome: &Outcome) -> String {
+    let parameters = outcome.parameters.iter().filter(|(key, _)| *key != "name");
+    let text = |(key, value): (&String, &Value)| {
+        let value = match value {
+            Value::Number(n) if n.is_f64() => radius_text(outcome.threat.norm, n.as_f64().unwrap_or(f64::NAN)),
+            Value::String(s) => s.clone(),
+            other => other.to_string(),
+        };
+        format!("{} {value}", key.replace('_', " "))
+    };
+    format!("{}: {}", outcome.attack, parameters.map(text).collect::<Vec<_>>().join(", "))
+}
