@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""The peer of `benches/attack.rs`: PGD in PyTorch eager mode, as its best users write it for a fixed network.
+
+Weights are frozen (no gradient is made for them), the network is in eval mode, the batch stays in memory, and only the
+gradient of the image is asked for. The networks are those of the cards in `models/`, normalisation included.
+
+  pgd_torch.py [--threads N] [--seconds S] [NET ..]    every network, layout and batch, one JSON line each
+  pgd_torch.py --serve [--threads N]                   answers `NET BATCH STEPS LAYOUT` with the seconds of all steps
+
+LAYOUT is `nchw` or `channels_last`.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+CIFAR = {
+    "resnet18-cifar10": dict(widths=[64, 128, 256, 512], blocks=[2, 2, 2, 2], std=[0.2023, 0.1994, 0.2010]),
+    "resnet20-cifar10": dict(widths=[16, 32, 64], blocks=[3, 3, 3], std=[0.2471, 0.2435, 0.2616]),
+    "vgg16-bn-cifar10": dict(stages=[(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)], std=[0.2023, 0.1994, 0.2010]),
+}
+MEAN = [0.4914, 0.4822, 0.4465]
+LAYOUTS = ["nchw", "channels_last"]
+WARM_UP = 2
+EPS, ALPHA = 8 / 255, 2 / 255
+
+arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+arguments.add_argument("nets", nargs="*", metavar="NET", help="names of cards: " + ", ".join(CIFAR))
+arguments.add_argument("--threads", type=int, default=1)
+arguments.add_argument("--seconds", type=float, default=1.0, help="least length of one measurement")
+arguments.add_argument("--batch", type=int, nargs="*", default=[64, 1])
+arguments.add_argument("--serve", action="store_true")
+options = arguments.parse_args()
+
+# Read when torch is imported.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["OMP_NUM_THREADS"] = str(options.threads)
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+
+class Normalise(nn.Module):
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
+def conv_bn(c_in, c_out, kernel, stride, bias=False):
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out))
+
+
+class Residual(nn.Module):
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.first = conv_bn(c_in, c_out, 3, stride)
+        self.second = conv_bn(c_out, c_out, 3, 1)
+        same = stride == 1 and c_in == c_out
+        self.shortcut = nn.Identity() if same else conv_bn(c_in, c_out, 1, stride)
+
+    def forward(self, x):
+        y = F.relu(self.first(x), inplace=True)
+        return F.relu(self.second(y) + self.shortcut(x), inplace=True)
+
+
+def resnet(widths, blocks):
+    layers = [conv_bn(3, widths[0], 3, 1), nn.ReLU(inplace=True)]
+    channels = widths[0]
+    for stage, (width, count) in enumerate(zip(widths, blocks)):
+        for block in range(count):
+            layers.append(Residual(channels, width, 2 if stage > 0 and block == 0 else 1))
+            channels = width
+    return layers + [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
+
+
+def vgg(stages):
+    layers, channels = [], 3
+    for count, width in stages:
+        for _ in range(count):
+            layers += [conv_bn(channels, width, 3, 1, bias=True), nn.ReLU(inplace=True)]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return layers + [nn.Flatten(), nn.Linear(channels, 10)]
+
+
+def network(name):
+    """The network of a card with seeded weights that keep activations of order one, and batch norms that do something."""
+    torch.manual_seed(0)
+    sizes = dict(CIFAR[name])
+    std = sizes.pop("std")
+    net = nn.Sequential(Normalise(MEAN, std), *(vgg(**sizes) if "stages" in sizes else resnet(**sizes)))
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.0)
+            nn.init.normal_(layer.bias, 0.0, 0.1)
+            layer.running_mean.normal_(0.0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    return net.eval().requires_grad_(False)
+
+
+class Attack:
+    """PGD on one batch, a step at a time."""
+
+    def __init__(self, name, batch, layout):
+        memory = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
+        self.net = network(name).to(memory_format=memory)
+        draw = torch.Generator().manual_seed(1)
+        self.clean = torch.rand(batch, 3, 32, 32, generator=draw).contiguous(memory_format=memory)
+        self.label = self.net(self.clean).argmax(1)
+        self.x = self.clean.clone()
+        self.run(WARM_UP)
+
+    def run(self, steps):
+        """Seconds that `steps` steps take."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            x = self.x.requires_grad_(True)
+            loss = F.cross_entropy(self.net(x), self.label, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x)
+            with torch.no_grad():
+                x = x + ALPHA * gradient.sign()
+                x = torch.clamp(self.clean + torch.clamp(x - self.clean, -EPS, EPS), 0, 1)
+            self.x = x.detach()
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def serve():
+    attacks = {}
+    for line in sys.stdin:
+        try:
+            name, batch, steps, layout = line.split()
+            key = (name, int(batch), layout)
+            if key not in attacks:
+                attacks[key] = Attack(*key)
+            answer = attacks[key].run(int(steps))
+        except (ValueError, KeyError) as wrong:
+            answer = {"error": f"`{line.strip()}` is not `NET BATCH STEPS LAYOUT`: {wrong!r}"}
+        print(json.dumps(answer), flush=True)
+
+
+def measure(name, batch, layout):
+    attack = Attack(name, batch, layout)
+    steps = max(1, round(options.seconds / attack.run(1)["wall"]))
+    times = sorted((attack.run(steps) for _ in range(5)), key=lambda t: t["wall"])
+    wall, cpu = (batch * steps / times[2][clock] for clock in ("wall", "cpu"))
+    return {"net": name, "batch": batch, "layout": layout, "per_second": round(wall, 1), "per_cpu_second": round(cpu, 1)}
+
+
+torch.set_num_threads(options.threads)
+about = {
+    "torch": torch.__version__,
+    "python": sys.version.split()[0],
+    "threads": torch.get_num_threads(),
+    "vector": torch.backends.cpu.get_cpu_capability(),
+    "onednn": torch.backends.mkldnn.is_available(),
+}
+print(json.dumps(about), flush=True)
+if options.serve:
+    serve()
+else:
+    for name in options.nets or CIFAR:
+        for batch in options.batch:
+            for layout in LAYOUTS:
+                print(json.dumps(measure(name, batch, layout)), flush=True)
