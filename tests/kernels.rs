@@ -47,8 +47,9 @@ pub enum Bound {
     Roundings(usize),
     /// A sum of so many terms in any order.
     Sum(usize),
-    /// A sum by an algorithm that multiplies the roundings of the direct one by a factor (Winograd).
-    FastSum(usize, f64),
+    /// A sum by an algorithm that multiplies the roundings of the direct one (Winograd): by `random` where they may be
+    /// taken as independent, by `worst` where all may go one way.
+    FastSum { terms: usize, random: f64, worst: f64 },
 }
 
 /// What the leaves of a graph are filled with.
@@ -195,7 +196,7 @@ fn tolerance(bound: Bound, fill: Fill) -> Tol {
         Bound::Exact => Tol::EXACT,
         Bound::Roundings(n) => Tol::roundings(n),
         Bound::Sum(terms) => sum(terms),
-        Bound::FastSum(terms, factor) => sum(terms).times(factor),
+        Bound::FastSum { terms, random, worst } => sum(terms).times(if fill == Fill::Normal { random } else { worst }),
     }
 }
 

@@ -6,6 +6,10 @@ mod depthwise;
 mod direct;
 mod grad_weight;
 mod taps;
+mod wino;
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -17,11 +21,55 @@ use depthwise::Depthwise;
 use direct::{Panels, Scratch, Size};
 pub(crate) use grad_weight::{grad_weight, matrix_grad_weight};
 use taps::{Frame, Geometry, Table};
+pub(crate) use wino::Tile;
+use wino::Winograd;
 
 /// Pixels of one phase in a unit of work: enough to use a block of weights many times, few enough for the caches.
 const UNIT_PIXELS: usize = 96;
 /// The same for [`Columns`], whose units compute the source rows at their edges twice.
 const COLUMN_UNIT_PIXELS: usize = 1024;
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Every product of the definition.
+    Direct,
+    /// Fewer products, more roundings. Only where [`Way::winograd_fits`].
+    Winograd(Tile),
+}
+
+impl Way {
+    /// Whether Winograd's tiles compute such a convolution.
+    pub(crate) fn winograd_fits(conv: &Conv) -> bool {
+        let plain = conv.kernel == [3, 3] && conv.stride == [1, 1] && conv.dilation == [1, 1] && conv.groups == 1;
+        plain && conv.pad.iter().all(|&pad| pad <= 2)
+    }
+
+    /// The way with the fewest products for results of `hw`; of equals the more accurate. The batch counts only as below 8
+    /// or not, so that bits do not depend on it.
+    pub(crate) fn choose(conv: &Conv, hw: [usize; 2], batch: usize, exact: bool) -> Self {
+        if exact || !Way::winograd_fits(conv) || conv.c.min(conv.k) < LEAST_CHANNELS {
+            return Way::Direct;
+        }
+        let images = if batch < 8 { 1 } else { LEAST_TILES };
+        let [height, width] = hw;
+        let mut best = (9 * height * width, Way::Direct);
+        for tile in [Tile::F2, Tile::F4] {
+            let tiles = height.div_ceil(tile.side()) * width.div_ceil(tile.side());
+            let products = tiles * tile.planes();
+            if images * tiles >= LEAST_TILES && products < best.0 {
+                best = (products, Way::Winograd(tile));
+            }
+        }
+        best.1
+    }
+}
+
+/// Channels on either side from which Winograd's transforms are repaid by its products (measured).
+const LEAST_CHANNELS: usize = 8;
+/// Tiles from which it pays to read transformed weights, 2 to 4 times as many as plain ones (measured): those of one
+/// image where batches are small, else even one of each.
+const LEAST_TILES: usize = 16;
 
 /// The packed weights of one direction of one convolution.
 ///
@@ -44,20 +92,36 @@ enum Algorithm {
     /// One entry a phase.
     Depthwise(Vec<Depthwise>),
     Columns(Columns),
+    Winograd(Winograd),
+}
+
+/// Buffers of the threads that run convolutions: kept, because fresh memory is slow to touch.
+pub(crate) struct Workspace(Vec<Mutex<Buffers>>);
+
+impl Workspace {
+    /// For a pool of so many threads; others may use it too, but wait for each other.
+    pub(crate) fn new(threads: usize) -> Self {
+        Workspace((0..threads.max(1)).map(|_| Mutex::default()).collect())
+    }
+    fn lend(&self, work: impl FnOnce(&mut Buffers)) {
+        let own = rayon::current_thread_index().unwrap_or(0) % self.0.len();
+        // What a panic left behind is good enough: buffers hold nothing from one use to the next.
+        work(&mut self.0[own].lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 impl ConvPanels {
     /// Packs `w [K, C/groups, R, S]` for `x [N, H, W, C]` -> `[N, P, Q, K]`; `scale [K]` multiplies the result.
-    pub(crate) fn forward(isa: Isa, conv: &Conv, w: &[f32], scale: Option<&[f32]>) -> Self {
-        Self::pack(isa, conv, false, w, scale)
+    pub(crate) fn forward(isa: Isa, conv: &Conv, way: Way, w: &[f32], scale: Option<&[f32]>) -> Self {
+        Self::pack(isa, conv, false, way, w, scale)
     }
 
     /// Packs `w [K, C/groups, R, S]` for `g [N, P, Q, K]` -> `[N, H, W, C]`; `scale [K]` multiplies the incoming gradient.
-    pub(crate) fn grad_input(isa: Isa, conv: &Conv, w: &[f32], scale: Option<&[f32]>) -> Self {
-        Self::pack(isa, conv, true, w, scale)
+    pub(crate) fn grad_input(isa: Isa, conv: &Conv, way: Way, w: &[f32], scale: Option<&[f32]>) -> Self {
+        Self::pack(isa, conv, true, way, w, scale)
     }
 
-    fn pack(isa: Isa, conv: &Conv, backward: bool, w: &[f32], scale: Option<&[f32]>) -> Self {
+    fn pack(isa: Isa, conv: &Conv, backward: bool, way: Way, w: &[f32], scale: Option<&[f32]>) -> Self {
         conv.check();
         let (c, k) = (conv.c / conv.groups, conv.k / conv.groups);
         let [height, width] = conv.kernel;
@@ -70,7 +134,19 @@ impl ConvPanels {
         let weight = |k: usize, c_in: usize, [r, s]: [usize; 2]| {
             w[((k * c + c_in) * height + r) * width + s] * scale.map_or(1.0, |scale| scale[k])
         };
-        let algorithm = if c == 1 && k == 1 && conv.groups > 1 {
+        let algorithm = if let Way::Winograd(tile) = way {
+            assert!(Way::winograd_fits(conv), "Winograd's tiles do not compute {conv:?}");
+            let at = |k: usize, c_in: usize, [r, s]: [usize; 2]| {
+                f64::from(w[((k * c + c_in) * 3 + r) * 3 + s]) * scale.map_or(1.0, |scale| f64::from(scale[k]))
+            };
+            Algorithm::Winograd(if backward {
+                // The gradient is a convolution with flipped kernels, padded by what is left of their reach.
+                let origin = conv.pad.map(|pad| 2 - pad);
+                Winograd::pack(isa, tile, (k, c), origin, |k, c_in, [r, s]| at(k, c_in, [2 - r, 2 - s]))
+            } else {
+                Winograd::pack(isa, tile, (c, k), conv.pad, |c_in, k, tap| at(k, c_in, tap))
+            })
+        } else if c == 1 && k == 1 && conv.groups > 1 {
             let pack = |taps: &[taps::Tap]| Depthwise::pack(conv.groups, taps.len(), |t, k| weight(k, 0, taps[t].kernel));
             Algorithm::Depthwise(geometry.phases.iter().map(|phase| pack(&phase.taps)).collect())
         } else if backward && Columns::pays(conv) {
@@ -99,11 +175,12 @@ impl ConvPanels {
             Algorithm::Direct(phases) => phases.iter().map(Panels::bytes).sum(),
             Algorithm::Depthwise(phases) => phases.iter().map(Depthwise::bytes).sum(),
             Algorithm::Columns(columns) => columns.bytes(),
+            Algorithm::Winograd(winograd) => winograd.bytes(),
         }
     }
 
     /// `n` images; `hw` is the size of the convolution's input in both directions. `dst` is overwritten.
-    pub(crate) fn run(&self, n: usize, hw: [usize; 2], src: &[f32], dst: &mut [f32], epilogue: &mut [Epi]) {
+    pub(crate) fn run(&self, work: &Workspace, n: usize, hw: [usize; 2], src: &[f32], dst: &mut [f32], epilogue: &mut [Epi]) {
         let out_hw = <[usize; 2]>::from(self.conv.out_hw(hw[0], hw[1]));
         let (c, k) = (self.conv.c, self.conv.k);
         let (frame, channels) = if self.backward {
@@ -116,16 +193,27 @@ impl ConvPanels {
         assert_eq!(dst.len(), n * height * width * channels, "result of {:?}", self.conv);
         epilogue::check(epilogue, n * height * width, channels);
 
-        let rows = self.unit_rows(n * height, width);
-        let units = (n * height).div_ceil(rows);
-        let lists = epilogue::split(epilogue, channels, rows * width, units);
-        dst.par_chunks_mut(rows * width * channels).zip(lists).enumerate().for_each_init(
-            Buffers::default,
-            |buffers, (i, (dst, mut epilogue))| {
-                let rows = i * rows..(n * height).min((i + 1) * rows);
+        let units = self.units(n, frame.result_hw);
+        let sizes: Vec<usize> = units.iter().map(|rows| rows.len() * width * channels).collect();
+        let lists = epilogue::split(epilogue, channels, &sizes);
+        let mut rest = dst;
+        let parts = sizes.iter().map(|&size| rest.split_off_mut(..size).expect("the units share out all rows"));
+        let parts: Vec<&mut [f32]> = parts.collect();
+        units.into_par_iter().zip(parts).zip(lists).for_each(|((rows, dst), mut epilogue)| {
+            work.lend(|buffers| {
                 self.isa.dispatch(Unit { layer: self, frame, rows, src, dst, epilogue: &mut epilogue, buffers });
-            },
-        );
+            });
+        });
+    }
+
+    /// Runs of result rows, counted over the batch, that one thread computes at a time.
+    fn units(&self, n: usize, hw: [usize; 2]) -> Vec<Range<usize>> {
+        if let Algorithm::Winograd(winograd) = &self.algorithm {
+            return winograd.units(n, hw, rayon::current_num_threads());
+        }
+        let total = n * hw[0];
+        let rows = self.unit_rows(total, hw[1]);
+        (0..total).step_by(rows).map(|first| first..total.min(first + rows)).collect()
     }
 
     /// Result rows of a unit of work, of `total` rows `width` pixels wide. Chosen for speed alone: no bit depends on it.
@@ -157,13 +245,14 @@ struct Buffers {
     table: Table,
     scratch: Scratch,
     columns: Vec<f32>,
+    tiles: wino::Scratch,
 }
 
 /// A run of result rows, counted over the whole batch.
 struct Unit<'a, 'e> {
     layer: &'a ConvPanels,
     frame: Frame,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     src: &'a [f32],
     dst: &'a mut [f32],
     epilogue: &'a mut [Epi<'e>],
@@ -173,8 +262,14 @@ struct Unit<'a, 'e> {
 impl Work for Unit<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Unit { layer, frame, rows, src, dst, epilogue, buffers: Buffers { table, scratch, columns: sums } } = self;
+        let Unit { layer, frame, rows, src, dst, epilogue, buffers } = self;
+        let Buffers { table, scratch, columns: sums, tiles } = buffers;
         let (geometry, zeros) = (&layer.geometry, layer.zeros.floats());
+        if let Algorithm::Winograd(winograd) = &layer.algorithm {
+            let arrays = wino::Arrays { source: src, zeros, result: dst, epilogue };
+            winograd.run(s, &frame, rows, arrays, tiles);
+            return;
+        }
         if let Algorithm::Columns(columns) = &layer.algorithm {
             let source_rows = geometry.source_rows(&frame, &rows);
             columns.multiply(s, table, (&frame, source_rows.clone()), (src, zeros), scratch, sums);
@@ -190,7 +285,7 @@ impl Work for Unit<'_, '_> {
             match &layer.algorithm {
                 Algorithm::Direct(phases) => phases[i].run(s, table, dst, epilogue, scratch),
                 Algorithm::Depthwise(phases) => phases[i].run(s, table, dst, epilogue),
-                Algorithm::Columns(_) => unreachable!("handled above"),
+                Algorithm::Columns(_) | Algorithm::Winograd(_) => unreachable!("handled above"),
             }
         }
     }

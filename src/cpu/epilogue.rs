@@ -25,6 +25,8 @@ pub(crate) enum Epi<'a> {
     Gate(&'a [u8]),
 }
 
+const FITS: &str = "`check` found room for every run";
+
 /// Asserts that every operand fits a result of `pixels` pixels with `channels` channels.
 pub(super) fn check(list: &[Epi], pixels: usize, channels: usize) {
     let mask = pixels * bits_bytes(channels);
@@ -40,28 +42,32 @@ pub(super) fn check(list: &[Epi], pixels: usize, channels: usize) {
     }
 }
 
-/// The list cut into `parts` runs of `pixels` pixels each (the last may be shorter).
-pub(super) fn split<'a>(list: &'a mut [Epi<'_>], channels: usize, pixels: usize, parts: usize) -> Vec<Vec<Epi<'a>>> {
-    let mut out: Vec<Vec<Epi<'a>>> = (0..parts).map(|_| Vec::with_capacity(list.len())).collect();
-    let bytes = pixels * bits_bytes(channels);
+/// The list cut into runs of so many elements each: whole pixels, where an operation knows pixels.
+pub(super) fn split<'a>(list: &'a mut [Epi<'_>], channels: usize, runs: &[usize]) -> Vec<Vec<Epi<'a>>> {
+    let mut out: Vec<Vec<Epi<'a>>> = runs.iter().map(|_| Vec::with_capacity(list.len())).collect();
+    let bytes = |elements: usize| elements / channels * bits_bytes(channels);
     for op in list {
         match op {
             Epi::Scale(v) => out.iter_mut().for_each(|part| part.push(Epi::Scale(v))),
             Epi::Bias(v) => out.iter_mut().for_each(|part| part.push(Epi::Bias(v))),
             Epi::Relu { cap } => out.iter_mut().for_each(|part| part.push(Epi::Relu { cap: *cap })),
             Epi::Add(v) => {
-                for (part, run) in out.iter_mut().zip(v.chunks(pixels * channels)) {
-                    part.push(Epi::Add(run));
+                let mut rest = *v;
+                for (part, &elements) in out.iter_mut().zip(runs) {
+                    part.push(Epi::Add(rest.split_off(..elements).expect(FITS)));
                 }
             }
             Epi::Gate(bits) => {
-                for (part, run) in out.iter_mut().zip(bits.chunks(bytes)) {
-                    part.push(Epi::Gate(run));
+                let mut rest = *bits;
+                for (part, &elements) in out.iter_mut().zip(runs) {
+                    part.push(Epi::Gate(rest.split_off(..bytes(elements)).expect(FITS)));
                 }
             }
             Epi::MaskOut { bits, cap } => {
-                for (part, run) in out.iter_mut().zip(bits.chunks_mut(bytes)) {
-                    part.push(Epi::MaskOut { bits: run, cap: *cap });
+                let mut rest = &mut **bits;
+                for (part, &elements) in out.iter_mut().zip(runs) {
+                    let bits = rest.split_off_mut(..bytes(elements)).expect(FITS);
+                    part.push(Epi::MaskOut { bits, cap: *cap });
                 }
             }
         }

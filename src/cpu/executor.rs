@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::arena::{Arena, Views};
-use super::conv::{self, ConvPanels};
+use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
 use super::{Epi, Isa, dropout, layout, loss, norm, pgd, pointwise, pool, rows};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Op, Value};
+use crate::graph::{Conv, Graph, Op, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
 
 /// How the CPU executor works.
@@ -44,6 +44,7 @@ pub struct CpuExecutor {
     workers: rayon::ThreadPool,
     arena: Arena,
     panels: HashMap<PanelKey, Panels>,
+    work: Workspace,
 }
 
 impl CpuExecutor {
@@ -55,7 +56,8 @@ impl CpuExecutor {
         let workers = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
         let workers = workers.map_err(|e| Error::device(format!("cannot start {} worker threads: {e}", options.threads)))?;
         let arena = Arena::new(plan.arena_bytes())?;
-        Ok(CpuExecutor { plan, options, workers, arena, panels: HashMap::new() })
+        let work = Workspace::new(workers.current_num_threads());
+        Ok(CpuExecutor { plan, options, workers, arena, panels: HashMap::new(), work })
     }
 
     /// Folds batch norms, then packs every weight in the form its steps read.
@@ -89,21 +91,21 @@ impl CpuExecutor {
             }
             let weight = self.arena.f32(plan.slot(key.0).expect("weights have lasting places"));
             let scale = key.2.map(|c| &keep[c][..keep[c].len() / 2]);
-            let packed = self.workers.install(|| pack_one(self.options.isa, plan.graph(), step, weight, scale));
+            let packed = self.workers.install(|| pack_one(self.options, &plan, step, weight, scale));
             panels.insert(key, packed);
         }
         self.panels = panels;
     }
 
     fn run_program(&mut self, program: &Program) {
-        let CpuExecutor { plan, options, workers, arena, panels } = self;
+        let CpuExecutor { plan, options, workers, arena, panels, work } = self;
         if cfg!(debug_assertions) {
             arena.poison(plan.persistent_bytes());
         }
         workers.install(|| {
             for step in &program.steps {
                 let mut views = Views::of(arena, plan, program, step);
-                let cx = Context { plan, panels, isa: options.isa, n: plan.batch() };
+                let cx = Context { plan, panels, work, isa: options.isa, n: plan.batch() };
                 cx.run(step, &mut views);
             }
         });
@@ -172,11 +174,16 @@ fn panel_key(step: &Step) -> Option<PanelKey> {
     Some((weight, backward, scale))
 }
 
-fn pack_one(isa: Isa, graph: &Graph, step: &Step, weight: &[f32], scale: Option<&[f32]>) -> Panels {
+fn pack_one(options: Options, plan: &Plan, step: &Step, weight: &[f32], scale: Option<&[f32]>) -> Panels {
     let Head::Op(op) = &step.head else { unreachable!("only ops read packed weights") };
+    let (isa, graph) = (options.isa, plan.graph());
+    let way = |conv: &Conv| {
+        let (height, width, _) = graph.shape(step.output).hwc();
+        Way::choose(conv, [height, width], plan.batch(), options.exact)
+    };
     match op {
-        Op::Conv2d(conv) => Panels::Conv(ConvPanels::forward(isa, conv, weight, scale)),
-        Op::Conv2dGradInput { conv, .. } => Panels::Conv(ConvPanels::grad_input(isa, conv, weight, scale)),
+        Op::Conv2d(conv) => Panels::Conv(ConvPanels::forward(isa, conv, way(conv), weight, scale)),
+        Op::Conv2dGradInput { conv, .. } => Panels::Conv(ConvPanels::grad_input(isa, conv, way(conv), weight, scale)),
         Op::Linear | Op::LinearGradInput => {
             let dims = &graph.shape(step.inputs[1]).dims;
             let (n_out, n_in) = (dims[0], dims[1]);
@@ -193,6 +200,7 @@ fn pack_one(isa: Isa, graph: &Graph, step: &Step, weight: &[f32], scale: Option<
 struct Context<'a> {
     plan: &'a Plan,
     panels: &'a HashMap<PanelKey, Panels>,
+    work: &'a Workspace,
     isa: Isa,
     n: usize,
 }
@@ -224,10 +232,10 @@ impl Context<'_> {
         match (panels, op) {
             (Panels::Conv(p), Op::Conv2d(_)) => {
                 let (h, w, _) = self.graph().shape(step.inputs[0]).hwc();
-                p.run(self.n, [h, w], x, out, &mut epilogue);
+                p.run(self.work, self.n, [h, w], x, out, &mut epilogue);
             }
-            (Panels::Conv(p), Op::Conv2dGradInput { hw, .. }) => p.run(self.n, *hw, x, out, &mut epilogue),
-            (Panels::Linear(p), _) => p.run(self.n, x, out, &mut epilogue),
+            (Panels::Conv(p), Op::Conv2dGradInput { hw, .. }) => p.run(self.work, self.n, *hw, x, out, &mut epilogue),
+            (Panels::Linear(p), _) => p.run(self.work, self.n, x, out, &mut epilogue),
             (Panels::Conv(_), other) => unreachable!("{other:?} with convolution weights"),
         }
     }

@@ -1,7 +1,7 @@
 //! Linear layers, as convolutions of one pixel.
 //! Must not know graphs, training or where the arrays live.
 
-use super::conv::{ConvPanels, matrix_grad_weight};
+use super::conv::{ConvPanels, Way, Workspace, matrix_grad_weight};
 use super::epilogue::Epi;
 use super::simd::Isa;
 use crate::graph::Conv;
@@ -12,12 +12,12 @@ pub(crate) struct LinearPanels(ConvPanels);
 impl LinearPanels {
     /// Packs `w [out, in]` for `x [N, in]` -> `[N, out]`.
     pub(crate) fn forward(isa: Isa, n_out: usize, n_in: usize, w: &[f32]) -> Self {
-        LinearPanels(ConvPanels::forward(isa, &Conv::square(n_in, n_out, 1, 1, 0), w, None))
+        LinearPanels(ConvPanels::forward(isa, &Conv::square(n_in, n_out, 1, 1, 0), Way::Direct, w, None))
     }
 
     /// Packs `w [out, in]` for `g [N, out]` -> `[N, in]`.
     pub(crate) fn grad_input(isa: Isa, n_out: usize, n_in: usize, w: &[f32]) -> Self {
-        LinearPanels(ConvPanels::grad_input(isa, &Conv::square(n_in, n_out, 1, 1, 0), w, None))
+        LinearPanels(ConvPanels::grad_input(isa, &Conv::square(n_in, n_out, 1, 1, 0), Way::Direct, w, None))
     }
 
     /// Memory that the packed weights take.
@@ -26,8 +26,8 @@ impl LinearPanels {
     }
 
     /// `n` rows; `dst` is overwritten.
-    pub(crate) fn run(&self, n: usize, src: &[f32], dst: &mut [f32], epilogue: &mut [Epi]) {
-        self.0.run(n, [1, 1], src, dst, epilogue);
+    pub(crate) fn run(&self, work: &Workspace, n: usize, src: &[f32], dst: &mut [f32], epilogue: &mut [Epi]) {
+        self.0.run(work, n, [1, 1], src, dst, epilogue);
     }
 }
 
@@ -55,9 +55,10 @@ mod tests {
             for isa in Isa::available() {
                 let what = format!("{isa:?} {n} {n_in} {n_out}");
                 let (mut got_y, mut got_dx) = (vec![f32::NAN; g.len()], vec![f32::NAN; x.len()]);
-                LinearPanels::forward(isa, n_out, n_in, &w).run(n, &x, &mut got_y, &mut []);
+                let work = Workspace::new(1);
+                LinearPanels::forward(isa, n_out, n_in, &w).run(&work, n, &x, &mut got_y, &mut []);
                 y.compare(&got_y, &what);
-                LinearPanels::grad_input(isa, n_out, n_in, &w).run(n, &g, &mut got_dx, &mut []);
+                LinearPanels::grad_input(isa, n_out, n_in, &w).run(&work, n, &g, &mut got_dx, &mut []);
                 dx.compare(&got_dx, &what);
             }
             let mut got_dw = vec![f32::NAN; w.len()];

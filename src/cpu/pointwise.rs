@@ -17,7 +17,8 @@ pub(crate) fn chain(isa: Isa, channels: usize, src: &[f32], dst: &mut [f32], epi
     // Where no operation knows channels, a run is one long pixel: few channels would leave vectors empty.
     let flat = epilogue.iter().all(|op| matches!(op, Epi::Add(_) | Epi::Relu { .. }));
     let (channels, pixels) = if flat { (RUN, 1) } else { (channels, (RUN / channels).max(1)) };
-    let lists = epilogue::split(epilogue, channels, pixels, src.len().div_ceil(pixels * channels));
+    let sizes: Vec<usize> = src.chunks(pixels * channels).map(<[f32]>::len).collect();
+    let lists = epilogue::split(epilogue, channels, &sizes);
     let runs = src.par_chunks(pixels * channels).zip(dst.par_chunks_mut(pixels * channels)).zip(lists);
     runs.for_each(|((src, dst), mut epilogue)| {
         let channels = channels.min(src.len());

@@ -43,6 +43,15 @@ impl Isa {
         if self == Isa::Avx512 { 16 } else { 8 }
     }
 
+    /// Vectors that a row of an accumulator tile may have: [`Simd::WIDEST_TILE`].
+    pub(super) fn widest_tile(self) -> usize {
+        match self {
+            Isa::Avx512 => 4,
+            Isa::Avx2 => 2,
+            Isa::Scalar => 1,
+        }
+    }
+
     /// Runs `work`, compiled for this set. Panics where the processor lacks it.
     pub(super) fn dispatch<W: Work>(self, work: W) {
         assert!(self == Isa::Scalar || Isa::available().contains(&self), "this processor has no {self:?}");
@@ -74,6 +83,7 @@ pub(super) trait Simd: Copy {
 
     fn splat(self, x: f32) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the instruction set can.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -128,6 +138,18 @@ pub(super) trait Simd: Copy {
     }
 }
 
+/// Asks for the cache line at `p`, which may be any address.
+#[inline(always)]
+pub(super) fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64; a prefetch of a bad address does nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Eight lanes in plain Rust, for any processor.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
@@ -144,6 +166,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn add(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] - b[i])
     }
     #[inline(always)]
     fn mul(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
@@ -238,6 +264,7 @@ mod x86 {
         ops! { __m512:
             splat(x: f32) -> __m512 = _mm512_set1_ps(x);
             add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+            sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
             mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
             fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
             max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
@@ -284,6 +311,7 @@ mod x86 {
         ops! { __m256:
             splat(x: f32) -> __m256 = _mm256_set1_ps(x);
             add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+            sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
             mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
             fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
             max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);

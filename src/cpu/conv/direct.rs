@@ -30,12 +30,12 @@ pub(super) struct Panels {
 
 /// A few vectors of result channels.
 #[derive(Clone, Copy, Debug)]
-struct Panel {
+pub(super) struct Panel {
     /// First channel in the group.
-    channel: usize,
-    vectors: usize,
+    pub(super) channel: usize,
+    pub(super) vectors: usize,
     /// First weight in the group.
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// Buffers that a thread keeps from unit to unit.
@@ -50,12 +50,7 @@ impl Panels {
     /// Packs `weight(group, tap, c, k)`.
     pub(super) fn pack(isa: Isa, size: Size, weight: impl Fn(usize, usize, usize, usize) -> f32) -> Self {
         let lanes = isa.lanes();
-        let widest = match isa {
-            Isa::Avx512 => 4,
-            Isa::Avx2 => 2,
-            Isa::Scalar => 1,
-        };
-        let panels = divide(size, lanes, widest);
+        let panels = divide(size, lanes, isa.widest_tile());
         let group_len = size.k.div_ceil(lanes) * lanes * size.taps * size.c;
         let mut weights = Aligned::zeros(group_len * size.groups);
         let floats = weights.floats_mut();
@@ -177,7 +172,7 @@ fn steps(taps: usize, c: usize, rows: usize) -> (usize, usize) {
 }
 
 /// `k` channels as vectors, in panels as equal as they can be.
-fn divide(size: Size, lanes: usize, widest: usize) -> Vec<Panel> {
+pub(super) fn divide(size: Size, lanes: usize, widest: usize) -> Vec<Panel> {
     let vectors = size.k.div_ceil(lanes);
     let count = vectors.div_ceil(widest);
     let edge = |i: usize| vectors * i / count;

@@ -97,6 +97,9 @@ pub(super) struct Table {
     pub(super) stride: usize,
 }
 
+// SAFETY: only the kernels that `fill` has just listed addresses for read from them, while the arrays are borrowed.
+unsafe impl Send for Table {}
+
 impl Table {
     /// Lists the pixels of `phase` in the result rows `rows` (counted over the batch).
     ///

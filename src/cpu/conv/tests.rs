@@ -1,6 +1,6 @@
 //! Convolutions against plain loops in f64, on every instruction set, bit for bit across batches and threads.
 
-use super::{ConvPanels, grad_weight};
+use super::{ConvPanels, Tile, Way, Workspace, grad_weight};
 use crate::cpu::Isa;
 use crate::cpu::testing::{Checked, random};
 use crate::graph::Conv;
@@ -42,6 +42,13 @@ fn cases() -> Vec<Case> {
         (conv(18, 18, [3, 3], [1, 1], [2, 2], 2, 18), 2, [6, 6]),
         (conv(3, 5, [3, 3], [1, 1], [1, 1], 1, 1), 0, [4, 4]),
     ]
+}
+
+/// Every instruction set with every way to compute the convolution.
+fn ways(conv: &Conv) -> Vec<(Isa, Way)> {
+    let fast = [Way::Winograd(Tile::F2), Way::Winograd(Tile::F4)].into_iter().filter(|_| Way::winograd_fits(conv));
+    let ways: Vec<Way> = fast.chain([Way::Direct]).collect();
+    Isa::available().into_iter().flat_map(|isa| ways.iter().map(move |&way| (isa, way)).collect::<Vec<_>>()).collect()
 }
 
 /// Calls `visit(x, w, y)` with the positions of every product of the convolution.
@@ -98,7 +105,14 @@ fn forward_agrees_with_f64() {
             });
             for isa in Isa::available() {
                 let mut got = vec![f32::NAN; g.len()];
-                ConvPanels::forward(isa, &case.0, &w, with).run(case.1, case.2, &x, &mut got, &mut []);
+                ConvPanels::forward(isa, &case.0, Way::Direct, &w, with).run(
+                    &Workspace::new(1),
+                    case.1,
+                    case.2,
+                    &x,
+                    &mut got,
+                    &mut [],
+                );
                 want.compare(&got, &format!("{isa:?} {case:?}"));
             }
         }
@@ -117,7 +131,14 @@ fn grad_input_agrees_with_f64() {
             });
             for isa in Isa::available() {
                 let mut got = vec![f32::NAN; x.len()];
-                ConvPanels::grad_input(isa, &case.0, &w, with).run(case.1, case.2, &g, &mut got, &mut []);
+                ConvPanels::grad_input(isa, &case.0, Way::Direct, &w, with).run(
+                    &Workspace::new(1),
+                    case.1,
+                    case.2,
+                    &g,
+                    &mut got,
+                    &mut [],
+                );
                 want.compare(&got, &format!("{isa:?} {case:?}"));
             }
         }
@@ -142,25 +163,25 @@ fn grad_weight_agrees_with_f64_on_any_number_of_threads() {
 
 #[test]
 fn bits_do_not_depend_on_batch_or_threads() {
-    for case in cases() {
+    for case in cases().into_iter().chain(winograd_cases()) {
         let (conv, n, hw) = case;
         let Data { x, w, g, .. } = data(&case);
-        for isa in Isa::available() {
+        for (isa, way) in ways(&conv) {
             let layers = [
-                (ConvPanels::forward(isa, &conv, &w, None), &x, g.len()),
-                (ConvPanels::grad_input(isa, &conv, &w, None), &g, x.len()),
+                (ConvPanels::forward(isa, &conv, way, &w, None), &x, g.len()),
+                (ConvPanels::grad_input(isa, &conv, way, &w, None), &g, x.len()),
             ];
             for (layer, src, len) in layers {
                 let run = |threads, n, src: &[f32], len| {
                     let mut dst = vec![f32::NAN; len];
-                    pool(threads).install(|| layer.run(n, hw, src, &mut dst, &mut []));
+                    pool(threads).install(|| layer.run(&Workspace::new(threads), n, hw, src, &mut dst, &mut []));
                     dst
                 };
                 let together = run(1, n, src, len);
-                assert_eq!(together, run(3, n, src, len), "{isa:?} {case:?}: threads");
+                assert_eq!(together, run(3, n, src, len), "{isa:?} {way:?} {case:?}: threads");
                 for i in 0..n {
                     let alone = run(2, 1, &src[i * src.len() / n..][..src.len() / n], len / n);
-                    assert_eq!(alone, together[i * len / n..][..len / n], "{isa:?} {case:?}: image {i} alone");
+                    assert_eq!(alone, together[i * len / n..][..len / n], "{isa:?} {way:?} {case:?}: image {i} alone");
                 }
             }
         }
@@ -169,19 +190,19 @@ fn bits_do_not_depend_on_batch_or_threads() {
 
 #[test]
 fn epilogues_run_in_order_on_every_result() {
-    for case in cases() {
+    for case in cases().into_iter().chain(winograd_cases()) {
         let (conv, n, hw) = case;
         let Data { x, w, g, .. } = data(&case);
-        for isa in Isa::available() {
+        for (isa, way) in ways(&conv) {
             let layers = [
-                (ConvPanels::forward(isa, &conv, &w, None), &x, g.len(), conv.k),
-                (ConvPanels::grad_input(isa, &conv, &w, None), &g, x.len(), conv.c),
+                (ConvPanels::forward(isa, &conv, way, &w, None), &x, g.len(), conv.k),
+                (ConvPanels::grad_input(isa, &conv, way, &w, None), &g, x.len(), conv.c),
             ];
             for (layer, src, len, channels) in layers {
                 let mut raw = vec![f32::NAN; len];
-                layer.run(n, hw, src, &mut raw, &mut []);
-                crate::cpu::testing::try_epilogues(channels, &raw, &format!("{isa:?} {case:?}"), |dst, epilogue| {
-                    layer.run(n, hw, src, dst, epilogue);
+                layer.run(&Workspace::new(1), n, hw, src, &mut raw, &mut []);
+                crate::cpu::testing::try_epilogues(channels, &raw, &format!("{isa:?} {way:?} {case:?}"), |dst, epilogue| {
+                    layer.run(&Workspace::new(1), n, hw, src, dst, epilogue);
                 });
             }
         }
@@ -190,4 +211,183 @@ fn epilogues_run_in_order_on_every_result() {
 
 fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started")
+}
+
+/// What Winograd's transforms cost in accuracy, from their matrices in one dimension: `[largest, mean]` over the results
+/// of a tile of the squared factor `sum_x At[i][x]^2 |G_x|^2 |Bt_x|^2 / 3`.
+///
+/// Take weights and sources that are independent with variances v and w. In one dimension a product x then has variance
+/// `v |G_x|^2 * w |Bt_x|^2`, and result i is `sum_x At[i][x]` of them; a direct sum of 3 terms has `3 v w`. If every
+/// product carries errors of e times its own size, result i carries e times its own size times the root of the factor
+/// above, and in two dimensions the factors of row and column multiply.
+fn loss(at: &[&[f64]], g: &[[f64; 3]], bt: &[&[f64]]) -> [f64; 2] {
+    let square = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>();
+    let factor = |row: &&[f64]| (0..row.len()).map(|x| row[x] * row[x] * square(&g[x]) * square(bt[x])).sum::<f64>() / 3.0;
+    let all: Vec<f64> = at.iter().map(factor).collect();
+    [all.iter().copied().fold(0.0, f64::max), all.iter().sum::<f64>() / all.len() as f64]
+}
+
+fn winograd_loss(tile: Tile) -> [f64; 2] {
+    let (third, twelfth, ends) = (1.0 / 6.0, 1.0 / 12.0, [0.0, 0.0, 1.0]);
+    match tile {
+        Tile::F2 => loss(
+            &[&[1.0, 1.0, 1.0, 0.0], &[0.0, 1.0, -1.0, 1.0]],
+            &[[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], ends],
+            &[&[1.0, -1.0], &[1.0, 1.0], &[-1.0, 1.0], &[-1.0, 1.0]],
+        ),
+        Tile::F4 => loss(
+            &[
+                &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+                &[0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
+                &[0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+                &[0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
+            ],
+            &[
+                [0.25, 0.0, 0.0],
+                [third, third, third],
+                [third, third, third],
+                [twelfth / 2.0, twelfth, third],
+                [twelfth / 2.0, twelfth, third],
+                ends,
+            ],
+            &[
+                &[4.0, -5.0, 1.0],
+                &[-4.0, -4.0, 1.0, 1.0],
+                &[4.0, -4.0, -1.0, 1.0],
+                &[-2.0, -1.0, 2.0, 1.0],
+                &[2.0, -1.0, -2.0, 1.0],
+                &[4.0, -5.0, 1.0],
+            ],
+        ),
+    }
+}
+
+/// Compares with f64 what [`winograd_loss`] allows. A product is rounded once for each of its c terms and at most 16 times
+/// in the transforms around it, each time by up to `u` of its size, as a random walk: no element may be off by more than
+/// 8 standard deviations, all together by more than 1. Gives back the relative error of all together.
+fn close(got: &[f32], want: &[f64], tile: Tile, c: usize, term: f64) -> Result<f64, String> {
+    let [largest, mean] = winograd_loss(tile);
+    let unit = f64::from(f32::EPSILON) / 2.0 * ((c + 16) as f64).sqrt();
+    let size = term * (9.0 * c as f64).sqrt();
+    let (mut square, mut norm) = (0.0, 0.0);
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(got) - want).abs();
+        let fine = error <= 8.0 * unit * largest * size; // false for NaN
+        if !fine {
+            return Err(format!("element {i} is {got}, want {want}"));
+        }
+        (square, norm) = (square + error * error, norm + want * want);
+    }
+    if square.sqrt() > unit * mean * size * (got.len() as f64).sqrt() {
+        return Err(format!("the norm of the error is {} of {}", square.sqrt(), norm.sqrt()));
+    }
+    Ok((square / norm).sqrt())
+}
+
+/// Every height and width from 1 to 19 with every padding that fits, channels around the vectors.
+fn winograd_cases() -> Vec<Case> {
+    let channels = [(1, 1), (5, 7), (16, 16), (17, 33), (8, 65), (40, 24), (64, 48)];
+    let pads = [[1, 1], [0, 0], [2, 2], [0, 2], [2, 1]];
+    let sized = |i: usize| {
+        let (hw, pad) = ([i % 19 + 1, (i * 7 + 3) % 19 + 1], pads[i % pads.len()]);
+        let (c, k) = channels[i % channels.len()];
+        let fits = (0..2).all(|d| hw[d] + 2 * pad[d] >= 3);
+        fits.then(|| (conv(c, k, [3, 3], [1, 1], pad, 1, 1), [2, 1, 8, 13][i % 4], hw))
+    };
+    let large =
+        [(conv(128, 128, [3, 3], [1, 1], [1, 1], 1, 1), 13, [7, 7]), (conv(96, 160, [3, 3], [1, 1], [1, 1], 1, 1), 8, [4, 6])];
+    (0..57).filter_map(sized).chain(large).collect()
+}
+
+fn root_mean_square(v: &[f32]) -> f64 {
+    (v.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / v.len().max(1) as f64).sqrt()
+}
+
+#[test]
+fn winograd_agrees_with_f64() {
+    let mut worst = [0.0f64; 2];
+    for (i, case) in winograd_cases().iter().enumerate() {
+        let Data { x, w, g, scale } = data(case);
+        let (conv, n, hw) = case;
+        let with = (i % 2 == 0).then_some(&scale[..]);
+        let (mut y, mut dx) = (vec![0.0; g.len()], vec![0.0; x.len()]);
+        products(case, |i, j, o| {
+            let w = f64::from(w[j]) * with.map_or(1.0, |s| f64::from(s[o % conv.k]));
+            y[o] += f64::from(x[i]) * w;
+            dx[i] += f64::from(g[o]) * w;
+        });
+        // One scale may stand out among a few channels.
+        let weight = root_mean_square(&w) * with.map_or(1.0, |s| f64::from(s.iter().fold(0.0f32, |a, s| a.max(s.abs()))));
+        for isa in Isa::available() {
+            for (t, tile) in [Tile::F2, Tile::F4].into_iter().enumerate() {
+                let way = Way::Winograd(tile);
+                let run = |layer: ConvPanels, src: &[f32], len| {
+                    let mut dst = vec![f32::NAN; len];
+                    layer.run(&Workspace::new(1), *n, *hw, src, &mut dst, &mut []);
+                    dst
+                };
+                let got = run(ConvPanels::forward(isa, conv, way, &w, with), &x, y.len());
+                let forward = close(&got, &y, tile, conv.c, weight * root_mean_square(&x));
+                let got = run(ConvPanels::grad_input(isa, conv, way, &w, with), &g, dx.len());
+                let backward = close(&got, &dx, tile, conv.k, weight * root_mean_square(&g));
+                for error in [forward, backward] {
+                    worst[t] = worst[t].max(error.unwrap_or_else(|e| panic!("{isa:?} {way:?} {case:?}: {e}")));
+                }
+            }
+        }
+    }
+    // What the tiles are chosen for; a few images of one or two channels may come out worse than whole networks do.
+    println!("relative error at worst: F(2x2) {:e}, F(4x4) {:e}", worst[0], worst[1]);
+}
+
+/// The comparer must see each way in which tiles could go wrong.
+#[test]
+fn winograd_faults_are_seen() {
+    let case: Case = (conv(64, 48, [3, 3], [1, 1], [1, 1], 1, 1), 3, [7, 6]);
+    let Data { x, w, .. } = data(&case);
+    let (conv, n, hw) = &case;
+    let mut want = vec![0.0; n * 7 * 6 * conv.k];
+    products(&case, |i, j, o| want[o] += f64::from(x[i]) * f64::from(w[j]));
+    let term = root_mean_square(&w) * root_mean_square(&x);
+    for tile in [Tile::F2, Tile::F4] {
+        let run = |w: &[f32], x: &[f32]| {
+            let mut got = vec![f32::NAN; want.len()];
+            let layer = ConvPanels::forward(Isa::detect(), conv, Way::Winograd(tile), w, None);
+            layer.run(&Workspace::new(1), *n, *hw, x, &mut got, &mut []);
+            got
+        };
+        let seen = |got: &[f32]| close(got, &want, tile, conv.c, term).is_err();
+        let right = run(&w, &x);
+        assert!(!seen(&right), "{tile:?} is right");
+        let mut swapped = w.clone();
+        swapped.swap(9 * 777 + 1, 9 * 777 + 3);
+        assert!(seen(&run(&swapped, &x)), "{tile:?}: one kernel turned over");
+        let mut moved = x.clone();
+        moved[41 * 64 + 63] += 0.5;
+        assert!(seen(&run(&w, &moved)), "{tile:?}: the last channel of a corner");
+        let mut places = right.clone();
+        places.swap(41 * 48, 40 * 48);
+        assert!(seen(&places), "{tile:?}: two results of a border tile exchanged");
+        let mut rounded = right.clone();
+        rounded.iter_mut().for_each(|v| *v *= 1.0 + 1e-4);
+        assert!(seen(&rounded), "{tile:?}: a digit lost");
+    }
+}
+
+#[test]
+fn the_way_depends_on_the_layer_and_the_class_of_the_batch() {
+    let plain = conv(64, 64, [3, 3], [1, 1], [1, 1], 1, 1);
+    let (direct, f2, f4) = (Way::Direct, Way::Winograd(Tile::F2), Way::Winograd(Tile::F4));
+    for (size, few, many) in [(1, direct, direct), (2, direct, f2), (4, direct, f4), (6, direct, f2), (8, f2, f4), (16, f4, f4)] {
+        assert_eq!(Way::choose(&plain, [size; 2], 7, false), few, "{size}, batch 7");
+        for batch in [8, 9, 1000] {
+            assert_eq!(Way::choose(&plain, [size; 2], batch, false), many, "{size}, batch {batch}");
+            assert_eq!(Way::choose(&plain, [size; 2], batch, true), direct, "exact");
+        }
+    }
+    for other in
+        [Conv { stride: [2, 2], ..plain }, Conv { pad: [3, 1], ..plain }, Conv { c: 3, ..plain }, Conv { groups: 2, ..plain }]
+    {
+        assert_eq!(Way::choose(&other, [32, 32], 64, false), direct, "{other:?}");
+    }
 }
