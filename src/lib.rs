@@ -35,8 +35,9 @@
 //! | 4 | [`data`] | data sets in, adversarial sets out |
 //! | 4 | [`outcome`] | what an attack found, and what casts doubt on it |
 //! | 5 | [`attack`] | gradient attacks and the run around them |
+//! | 5 | [`train`] | the loop; a step and its attack as one plan: `engine`; what decides a result: `config`, `recipe`, `schedule`, `augment`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
 //! | 6 | [`report`] | `text` for people and `json` for programs, over the same facts |
-//! | 7 | [`cli`] | a file a command: `attack`, `infer`, `plan`, `models`, `devices`, `complete`; what was typed: `options`, `attack_args`, `value`; where results go: `output`, `progress`; Ctrl-C: `stop` |
+//! | 7 | [`cli`] | a file a command: `attack`, `infer`, `train`, `plan`, `models`, `devices`, `complete`; what was typed: `options`, `attack_args`, `value`; where results go: `output`, `progress`; Ctrl-C: `stop` |
 //!
 //! # Invariants
 //!
@@ -47,7 +48,7 @@
 //! - *Normalisation lives in the model.* Images are [0,1] everywhere, so a radius means the same everywhere.
 //! - *A success counts only* if the point lies in the threat model, measured in f64, and a second forward pass on direct f32
 //!   kernels gives another class. The engine does not trust its own projection or its own fast path.
-//! - *Same bits*: nothing is reduced across images and random numbers are keyed by (seed, image, restart, step), so a result
+//! - *Same bits*: in an attack nothing is reduced across images, and random numbers are keyed by (seed, image, restart, step), so a result
 //!   does not depend on batch size, threads or order.
 //! - *`unsafe` exists only in the CPU's inner loops* (`cpu/simd.rs`, `cpu/conv`).
 
@@ -70,6 +71,7 @@ pub mod rng;
 pub mod session;
 pub mod tensor;
 pub mod threat;
+pub mod train;
 
 pub use attack::{Hooks, Job, Pgd, Target};
 pub use data::Dataset;

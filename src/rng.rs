@@ -16,6 +16,12 @@ pub enum Purpose {
     Class = 3,
     /// Dropout masks; the site of the mask takes the place of the restart.
     Dropout = 4,
+    /// The order of an epoch and the images that are held out.
+    Shuffle = 5,
+    /// Crops and flips.
+    Augment = 6,
+    /// Initial weights; the position of the tensor takes the place of the image.
+    Init = 7,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.

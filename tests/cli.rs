@@ -23,7 +23,7 @@ const ATTACK_KEYS: &str = "schema model data images clean_accuracy robust_accura
 const INFER_KEYS: &str = "schema model data images clean_accuracy device precision seconds images_per_second per_image";
 
 pub fn trials() -> Vec<Trial> {
-    let help = ["", "attack", "infer", "plan", "models", "devices", "completions"];
+    let help = ["", "attack", "infer", "train", "plan", "models", "devices", "completions"];
     let help = help.into_iter().map(|command| {
         let name = if command.is_empty() { "petard" } else { command };
         trial(format!("cli::help.{name}"), move || help_text(command, name))

@@ -6,6 +6,7 @@ mod gemm;
 mod layout;
 mod loss;
 mod norm;
+mod optim;
 mod pgd;
 mod pointwise;
 mod pool;
@@ -86,7 +87,7 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = Vec::new();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(rows::cases()) {
+    for case in stems.into_iter().flat_map(|cases| cases()).chain(optim::cases()).chain(rows::cases()) {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -254,6 +255,9 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
                 labels.iter().map(|y| ((*y as usize + 1 + rng.below(k - 1)) % k) as f64).collect()
             }
             ("flag", _) => (0..n).map(|_| rng.below(2) as f64).collect(),
+            // Learning rate, momentum, weight decay; the decay of an average.
+            ("hyper", _) => [0.1f32, 0.9, 5e-4].map(f64::from).to_vec(),
+            ("decay", _) => vec![f64::from(0.999f32)],
             ("alpha" | "eps", _) => (0..n).map(|_| f64::from((0.01 + 0.1 * rng.unit()) as f32)).collect(),
             (name, _) if name.ends_with("var") => (0..n).map(|_| f64::from((0.5 + rng.unit()) as f32)).collect(),
             ("stats", _) => {

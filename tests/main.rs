@@ -11,6 +11,7 @@ mod plans;
 mod support;
 mod tidy;
 mod torch;
+mod training;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -25,6 +26,7 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     plans::trials,
     support::trials,
     tidy::trials,
+    training::trials,
     torch::trials,
 ];
 

@@ -12,6 +12,7 @@ mod output;
 mod plan;
 mod progress;
 mod stop;
+mod train;
 mod value;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ Exit code: 0, or 1 where `--expect-robust` was missed, or 2 for an error.";
 enum Command {
     Attack(Box<attack::Args>),
     Infer(infer::Args),
+    Train(Box<train::Args>),
     Plan(plan::Args),
     Models(models::Args),
     Devices(devices::Args),
@@ -64,6 +66,7 @@ impl Cli {
         match self.command {
             Command::Attack(args) => attack::run(&args),
             Command::Infer(args) => infer::run(&args),
+            Command::Train(args) => train::run(&args),
             Command::Plan(args) => plan::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Devices(args) => devices::run(&args),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, dropout, layout, loss, norm, pgd, pointwise, pool, rows};
+use super::{Epi, Isa, dropout, layout, loss, norm, optim, pgd, pointwise, pool, rows};
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Op, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
@@ -365,6 +365,17 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
                 out.copy_from_slice(f(0));
             }
             pgd::step(*norm, n, out, f(1), f(2), f(3), f(4));
+        }
+        Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => {
+            let out = f32s(out);
+            if !in_place(views, step, 0) {
+                out.copy_from_slice(f(0));
+            }
+            match op {
+                Op::SgdVelocity => optim::velocity(out, f(1), f(2), f(3)),
+                Op::SgdStep { nesterov } => optim::step(*nesterov, out, f(1), f(2), f(3)),
+                _ => optim::ema(out, f(1), f(2)),
+            }
         }
         other => unreachable!("{other:?} is a leaf, a chain or reads packed weights"),
     }

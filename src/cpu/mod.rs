@@ -12,6 +12,7 @@ mod gemm;
 mod layout;
 mod loss;
 mod norm;
+mod optim;
 mod pgd;
 mod pointwise;
 mod pool;

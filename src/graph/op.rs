@@ -249,4 +249,14 @@ pub enum Op {
     GradStatus,
     /// `(x, x0, g, alpha, eps)` -> the next iterate; `alpha` and `eps` are `[N]`. `x` may be replaced in place.
     PgdStep { norm: Norm },
+
+    /// `(v, g, w, hyper)` -> the next velocity `momentum * v + (g + weight_decay * w)`; `hyper [3]` is learning rate,
+    /// momentum, weight decay. A velocity of zeros makes the first step PyTorch's `v = g`. `v` may be replaced in place.
+    SgdVelocity,
+    /// `(w, g, v, hyper)` with the next velocity -> `w - lr * v`; with Nesterov's momentum
+    /// `w - lr * (g + weight_decay * w + momentum * v)`. `w` may be replaced in place.
+    SgdStep { nesterov: bool },
+    /// `(average, value, decay)` -> `decay * average + (1 - decay) * value`; `decay` is a scalar. `average` may be
+    /// replaced in place.
+    Ema,
 }

@@ -269,6 +269,21 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             is_rows(4);
             at(0).clone()
         }
+        Op::SgdVelocity | Op::SgdStep { .. } => {
+            count(4);
+            f32s(&[0, 1, 2, 3]);
+            same(0, 1);
+            same(0, 2);
+            vector(3, 3);
+            at(0).clone()
+        }
+        Op::Ema => {
+            count(3);
+            f32s(&[0, 1, 2]);
+            same(0, 1);
+            assert_eq!(*at(2), Shape::fixed(&[]), "{op:?}: the decay is not a scalar");
+            at(0).clone()
+        }
     };
     (shape, DType::F32)
 }

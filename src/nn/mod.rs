@@ -3,6 +3,7 @@
 
 mod card;
 mod checkpoint;
+mod init;
 mod keys;
 mod layers;
 mod pickle;
@@ -16,6 +17,7 @@ mod wide;
 mod zip;
 
 pub use card::ModelCard;
+pub use init::parameters;
 pub use preact::{PreAct, PreActVariant};
 pub use resnet::{Block, Names, ResNet, Shortcut, Stem};
 pub use torch::{StateDict, read_state_dict};

@@ -78,7 +78,7 @@ fn can_replace(steps: &[Step], state: Value, next: Value) -> bool {
 /// The input that an op may overwrite with its output.
 pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
     match op {
-        Op::PgdStep { .. } | Op::RunningUpdate { .. } => Some(0),
+        Op::PgdStep { .. } | Op::RunningUpdate { .. } | Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => Some(0),
         Op::SelectRows => Some(2),
         _ => None,
     }

@@ -4,6 +4,7 @@
 mod conv;
 mod loss;
 mod norm;
+mod optim;
 mod pointwise;
 mod pool;
 mod rows;
@@ -147,5 +148,9 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::SelectRows => rows::select(&args[0], &args[1], &args[2]),
         Op::GradStatus => rows::grad_status(&args[0]),
         Op::PgdStep { norm } => rows::pgd_step(args, *norm),
+
+        Op::SgdVelocity => optim::velocity(args),
+        Op::SgdStep { nesterov } => optim::step(args, *nesterov),
+        Op::Ema => optim::ema(args),
     }
 }

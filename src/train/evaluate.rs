@@ -1,0 +1,89 @@
+//! Accuracy of the network as it would be deployed: on the images as they are, and under a short PGD.
+//! Must not know where the images come from. A quick look to choose by; the verdict on a network is the attack's.
+
+use super::engine::Engine;
+use super::feed::Pool;
+use crate::error::Result;
+use crate::rng::{self, Purpose, Stream};
+use crate::session::argmax;
+use crate::threat::ThreatModel;
+
+/// The attack of an evaluation: PGD from a random start, batch norms in eval mode.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Probe {
+    pub threat: ThreatModel,
+    pub alpha: f64,
+    pub steps: usize,
+    pub seed: u64,
+}
+
+/// How many images were right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Images looked at.
+    pub images: usize,
+    /// Right as they are.
+    pub clean: usize,
+    /// Right as they are and under attack; `None` where there was no attack.
+    pub robust: Option<usize>,
+}
+
+impl Score {
+    /// Share of images that are right as they are.
+    pub fn clean_accuracy(&self) -> f64 {
+        self.clean as f64 / self.images as f64
+    }
+    /// Share of images that are right as they are and under attack.
+    pub fn robust_accuracy(&self) -> Option<f64> {
+        self.robust.map(|r| r as f64 / self.images as f64)
+    }
+    /// What is compared: robust images before clean ones.
+    pub(super) fn rank(&self) -> (usize, usize) {
+        (self.robust.unwrap_or(0), self.clean)
+    }
+}
+
+/// Evaluates on all of `pool`. `tell` is called before each batch; its error ends the evaluation.
+pub(super) fn evaluate(
+    engine: &mut Engine,
+    pool: &Pool,
+    probe: Option<Probe>,
+    tell: &mut dyn FnMut() -> Result<()>,
+) -> Result<Score> {
+    let mut score = Score { images: pool.len(), clean: 0, robust: probe.map(|_| 0) };
+    let positions: Vec<usize> = (0..pool.len()).collect();
+    for group in positions.chunks(engine.batch()) {
+        tell()?;
+        // The last batch is padded with its own last image, which is not counted again.
+        let padded: Vec<usize> = (0..engine.batch()).map(|row| group[row.min(group.len() - 1)]).collect();
+        let batch = pool.plain(&padded)?;
+        engine.load(batch.images())?;
+        let right = correct(engine, &batch.label)?;
+        score.clean += right[..group.len()].iter().filter(|&&r| r).count();
+        let (Some(probe), Some(robust)) = (probe, &mut score.robust) else { continue };
+        let mut start = vec![0.0; batch.image(0).len()];
+        for (row, &index) in batch.index.iter().enumerate() {
+            let stream = Stream { seed: probe.seed, index, step: 0, purpose: Purpose::Start, restart: 1 };
+            rng::start(probe.threat.norm, probe.threat.eps as f32, &stream, batch.image(row), &mut start);
+            engine.start_at(row, &start)?;
+        }
+        engine.set_step_length(probe.alpha)?;
+        for _ in 0..probe.steps {
+            tell()?;
+            engine.probe()?;
+        }
+        let still = correct(engine, &batch.label)?;
+        for row in 0..group.len() {
+            // As in an attack, a point outside the threat model breaks nothing.
+            let inside = probe.threat.contains(batch.image(row), &engine.image(row)?);
+            *robust += usize::from(right[row] && (still[row] || !inside));
+        }
+    }
+    Ok(score)
+}
+
+fn correct(engine: &mut Engine, label: &[i32]) -> Result<Vec<bool>> {
+    let logits = engine.logits()?;
+    let classes = logits.len() / label.len();
+    Ok(logits.chunks_exact(classes).zip(label).map(|(z, &y)| argmax(z) == usize::try_from(y).ok()).collect())
+}

@@ -1,0 +1,146 @@
+//! Which images come when: the held-out part, the order of an epoch, and batches read and varied.
+//! Must not know what is done with them.
+
+use rayon::prelude::*;
+
+use super::augment::{Augment, Draw, below};
+use super::engine::Images;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::rng::{Purpose, Stream};
+
+/// Some images of a set, by position.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    data: Dataset,
+    rows: Vec<usize>,
+}
+
+/// A batch in memory.
+pub(super) struct Loaded {
+    pub pixels: Vec<f32>,
+    pub label: Vec<i32>,
+    pub index: Vec<u32>,
+}
+
+impl Loaded {
+    pub fn images(&self) -> Images<'_> {
+        Images { pixels: &self.pixels, label: &self.label, index: &self.index }
+    }
+    /// Image `row`, `[C, H, W]`.
+    pub fn image(&self, row: usize) -> &[f32] {
+        let size = self.pixels.len() / self.index.len();
+        &self.pixels[row * size..(row + 1) * size]
+    }
+}
+
+impl Pool {
+    /// All of a set.
+    pub fn whole(data: &Dataset) -> Self {
+        Pool { data: data.clone(), rows: (0..data.len()).collect() }
+    }
+
+    /// The images to train on, and `val` others drawn by `seed`, each in the order of the set.
+    pub fn split(data: &Dataset, val: usize, seed: u64) -> [Self; 2] {
+        let drawn = permutation(seed, 0, 1, data.len());
+        let part = |rows: &[usize]| {
+            let mut rows = rows.to_vec();
+            rows.sort_unstable();
+            Pool { data: data.clone(), rows }
+        };
+        let (held, rest) = drawn.split_at(val.min(data.len()));
+        [part(rest), part(held)]
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Positions in this pool in the order of an epoch.
+    pub fn order(&self, seed: u64, epoch: usize) -> Vec<usize> {
+        permutation(seed, u32::try_from(epoch).expect("fewer than 2^32 epochs"), 0, self.len())
+    }
+
+    /// The images at `positions`, each as `vary` makes it from (index, pixels).
+    pub fn load(&self, positions: &[usize], vary: impl Fn(u32, &[f32], &mut [f32]) + Sync) -> Result<Loaded> {
+        let size: usize = self.data.shape().iter().product();
+        let mut pixels = vec![0.0; positions.len() * size];
+        let read = |(out, &position): (&mut [f32], &usize)| {
+            let row = self.rows[position];
+            let batch = self.data.read(row..row + 1)?;
+            let label = batch.labels.as_ref().map(|l| l[0]);
+            let label = label.ok_or_else(|| Error::input(format!("`{}` has no labels to learn from", self.data.spec())))?;
+            let mut plain = vec![0.0; size];
+            batch.pixels_f32(0, &mut plain);
+            vary(batch.index[0], &plain, out);
+            Ok((label, batch.index[0]))
+        };
+        let named: Vec<(i32, u32)> = pixels.par_chunks_mut(size).zip(positions).map(read).collect::<Result<_>>()?;
+        let (label, index) = named.into_iter().unzip();
+        Ok(Loaded { pixels, label, index })
+    }
+
+    /// The images at `positions` as they are.
+    pub fn plain(&self, positions: &[usize]) -> Result<Loaded> {
+        self.load(positions, |_, from, to| to.copy_from_slice(from))
+    }
+
+    /// The images at `positions`, cropped and flipped for an epoch.
+    pub fn varied(&self, positions: &[usize], augment: Augment, seed: u64, epoch: usize) -> Result<Loaded> {
+        let shape = self.data.shape();
+        self.load(positions, |index, from, to| augment.apply(Draw { seed, index, epoch: epoch as u32 }, shape, from, to))
+    }
+}
+
+/// The numbers below `n` in random order (Fisher and Yates).
+fn permutation(seed: u64, step: u32, restart: u16, n: usize) -> Vec<usize> {
+    let stream = Stream { seed, index: 0, step, purpose: Purpose::Shuffle, restart };
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        order.swap(i, below(stream.bits(i as u32), i + 1));
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data() -> Dataset {
+        let options = crate::data::Options { limit: Some(60), ..Default::default() };
+        Dataset::open("synthetic", &options).expect("the synthetic set is always there")
+    }
+
+    #[test]
+    fn held_out_images_are_never_trained_on() {
+        let [train, val] = Pool::split(&data(), 20, 7);
+        let mut all = [train.rows.clone(), val.rows.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..60).collect::<Vec<_>>());
+        assert_eq!((train.len(), val.len()), (40, 20));
+        assert_ne!(val.rows, Pool::split(&data(), 20, 8)[1].rows, "another seed");
+        assert_ne!(val.rows, (0..20).collect::<Vec<_>>(), "sets are often sorted by class");
+    }
+
+    #[test]
+    fn orders_hold_everything_once_and_change_with_the_epoch() {
+        let pool = Pool::whole(&data());
+        let mut order = pool.order(1, 0);
+        assert_eq!(order, pool.order(1, 0));
+        assert!(order != pool.order(1, 1) && order != pool.order(2, 0));
+        order.sort_unstable();
+        assert_eq!(order, (0..60).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn batches_keep_image_and_label_together() {
+        let [_, val] = Pool::split(&data(), 20, 7);
+        let loaded = val.plain(&[5, 2]).expect("images of the set");
+        let want = data().read(val.rows[2]..val.rows[2] + 1).expect("an image of the set");
+        let mut pixels = vec![0.0; 3072];
+        want.pixels_f32(0, &mut pixels);
+        assert_eq!(loaded.image(1), pixels);
+        assert_eq!(loaded.index, [val.rows[5] as u32, val.rows[2] as u32]);
+        assert_eq!(loaded.label[1], want.labels.expect("labels")[0]);
+    }
+}
