@@ -1,4 +1,4 @@
-//! Embeds the model cards as a table of (name, text). Runs no compiler.
+//! Embeds the model cards and the weights beside them as tables. Runs no compiler.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,28 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets the output folder"));
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=models");
-    fs::write(out.join("cards.rs"), cards(&root.join("models"))).expect("the output folder can be written");
+    let models = root.join("models");
+    let cards = table(&models, "toml", "/// Every card of `models/`: (name, text).", "CARDS: &[(&str, &str)]", "include_str");
+    let weights = table(
+        &models,
+        "safetensors",
+        "/// All weights in `models/`: (name, bytes).",
+        "WEIGHTS: &[(&str, &[u8])]",
+        "include_bytes",
+    );
+    fs::write(out.join("models.rs"), cards + &weights).expect("the output folder can be written");
 }
 
-/// The source of a static table of every `*.toml` in `folder`, sorted by name.
-fn cards(folder: &Path) -> String {
+/// The source of a static table of every file in `folder` with this extension, by name.
+fn table(folder: &Path, extension: &str, doc: &str, declared: &str, include: &str) -> String {
     let entries = fs::read_dir(folder).expect("the folder `models` can be read");
     let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("the folder `models` can be read").path()).collect();
-    paths.retain(|p| p.extension().is_some_and(|e| e == "toml"));
+    paths.retain(|p| p.extension().is_some_and(|e| e == extension));
     paths.sort();
-    let mut text = String::from("/// Every card of `models/`: (name, text).\npub(super) static CARDS: &[(&str, &str)] = &[\n");
+    let mut text = format!("{doc}\npub(super) static {declared} = &[\n");
     for path in &paths {
-        let name = path.file_stem().expect("a file name").to_str().expect("cards have UTF-8 names");
-        writeln!(text, "    ({name:?}, include_str!({:?})),", path.to_str().expect("a UTF-8 path"))
+        let name = path.file_stem().expect("a file name").to_str().expect("models have UTF-8 names");
+        writeln!(text, "    ({name:?}, {include}!({:?})),", path.to_str().expect("a UTF-8 path"))
             .expect("a String takes any text");
     }
     text + "];\n"

@@ -103,8 +103,8 @@ impl Args {
         let attack = self.attack.resolve(self.start.is_some())?;
         let expected = self.expect_robust.as_deref().map(|text| share("--expect-robust", text)).transpose()?;
         let device = self.device.open()?;
-        attack.check(self.model.card.find()?.classes)?;
-        let model = self.model.load()?;
+        attack.check(self.model.find(&self.data)?.classes)?;
+        let model = self.model.load(&self.data)?;
         let data = self.data.open(&model.card)?;
         let starts = self.start.as_deref().map(|path| open_starts(path, &model)).transpose()?;
         let batch = self.device.batch(model.input());
@@ -131,7 +131,7 @@ impl Args {
     /// The command that gives the same numbers, with every default written out.
     fn repeat(&self, settings: &Settings) -> String {
         let mut words = vec!["petard".to_string(), "attack".into()];
-        words.extend(self.model.words());
+        words.extend(self.model.words(&self.data));
         words.extend(self.data.words());
         words.extend(self.attack.words(&settings.job.attack, self.start.is_some()));
         if let Some(start) = &self.start {

@@ -40,7 +40,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let stop = Stop::listen()?;
     let device = args.device.open()?;
-    let model = args.model.load()?;
+    let model = args.model.load(&args.data)?;
     let data = args.data.open(&model.card)?;
     let batch = args.device.batch(model.input());
     let json = Json::prepare(args.json.as_ref())?;
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         set.finish()?;
     }
     let mut words = vec!["petard".to_string(), "infer".into()];
-    words.extend(args.model.words());
+    words.extend(args.model.words(&args.data));
     words.extend(args.data.words());
     words.extend(args.device.words(model.input()));
     let facts = Facts {

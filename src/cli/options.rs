@@ -14,18 +14,22 @@ use crate::session::Model;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct CardArgs {
-    /// Name of an embedded card (see `petard models`), or a card of your own ending in `.toml`
+    /// Name of an embedded card (see `petard models`), or a card of your own ending in `.toml` [default: tiny-resnet,
+    /// for synthetic images]
     #[arg(long, value_name = "CARD|FILE.toml", alias = "arch")]
     model: Option<String>,
 }
 
+/// The network that the binary carries with its weights, for the images that it can make.
+pub const DEMO_MODEL: &str = "tiny-resnet";
+
 impl CardArgs {
-    /// Name or path of the card.
+    /// Name or path of the card; `demo` lets the small embedded network stand in where none is named.
     ///
     /// # Errors
     /// [`Error::Usage`] where none was given.
-    fn name(&self) -> Result<&str> {
-        self.model.as_deref().ok_or_else(|| {
+    fn name(&self, demo: bool) -> Result<&str> {
+        self.model.as_deref().or(demo.then_some(DEMO_MODEL)).ok_or_else(|| {
             Error::usage("no model is named").with_hint(
                 "name a card and its weights, such as `--model resnet20-cifar10 --weights FILE.safetensors`; \
                  `petard models` lists the cards, and `--model FILE.toml` takes one of your own",
@@ -35,9 +39,9 @@ impl CardArgs {
     /// The card alone.
     ///
     /// # Errors
-    /// Where no card is named or it is wrong.
+    /// Where it is wrong.
     pub fn find(&self) -> Result<ModelCard> {
-        ModelCard::find(self.name()?)
+        ModelCard::find(self.name(true)?)
     }
 }
 
@@ -45,7 +49,7 @@ impl CardArgs {
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
     #[command(flatten)]
-    pub card: CardArgs,
+    card: CardArgs,
     /// Weights under PyTorch's names: safetensors, or a .pt or .pth state dict [default: those the card names]
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     weights: Option<PathBuf>,
@@ -55,12 +59,23 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Name or path of the card. The embedded network knows the synthetic images only.
+    fn name(&self, data: &DataArgs) -> Result<&str> {
+        self.card.name(self.weights.is_none() && data.synthetic())
+    }
+    /// The card alone.
+    ///
+    /// # Errors
+    /// Where none is named or it is wrong.
+    pub fn find(&self, data: &DataArgs) -> Result<ModelCard> {
+        ModelCard::find(self.name(data)?)
+    }
     /// Card and weights.
     ///
     /// # Errors
     /// Where either is missing or wrong, or they do not fit each other.
-    pub fn load(&self) -> Result<Model> {
-        let model = Model::load_entry(self.card.name()?, self.weights.as_deref(), self.weights_entry.as_deref())?;
+    pub fn load(&self, data: &DataArgs) -> Result<Model> {
+        let model = Model::load_entry(self.name(data)?, self.weights.as_deref(), self.weights_entry.as_deref())?;
         if !model.weights.others.is_empty() && self.weights_entry.is_none() {
             let others = model.weights.others.join("`, `");
             eprintln!("note: the checkpoint holds other weights too: `{others}`; choose with `--weights-entry`");
@@ -68,9 +83,9 @@ impl ModelArgs {
         Ok(model)
     }
     /// The options as they would be typed.
-    pub fn words(&self) -> Vec<String> {
+    pub fn words(&self, data: &DataArgs) -> Vec<String> {
         let mut words = Vec::new();
-        if let Some(model) = &self.card.model {
+        if let Ok(model) = self.name(data) {
             words.extend(["--model".into(), quoted(model)]);
         }
         if let Some(weights) = &self.weights {
@@ -117,6 +132,10 @@ impl DataArgs {
             ..data::Options::default()
         };
         Dataset::open(&self.data, &options)
+    }
+    /// Whether the images are the engine's own.
+    fn synthetic(&self) -> bool {
+        self.data.split(':').next() == Some("synthetic")
     }
     /// Name of the split.
     pub fn split(&self) -> &'static str {

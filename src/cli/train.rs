@@ -167,7 +167,7 @@ enum Shape {
 }
 
 /// What `petard train` alone does: sizes that a laptop finishes within a minute.
-const DEMO: Demo = Demo { model: "resnet8-cifar10", images: 4000, epochs: 6 };
+const DEMO: Demo = Demo { model: super::options::DEMO_MODEL, images: 8000, epochs: 12 };
 
 struct Demo {
     model: &'static str,

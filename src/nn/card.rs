@@ -4,11 +4,10 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::embedded::{CARDS, FOLDER};
 use super::keys::{Bad, Checked, Family, Keys, MOST_CHANNELS};
 use super::{Arch, PreAct, ResNet, Vgg, WideResNet};
 use crate::error::{Error, Result};
-
-include!(concat!(env!("OUT_DIR"), "/cards.rs"));
 
 /// A network, its normalisation and its default weights, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +47,7 @@ impl ModelCard {
             return ModelCard::read(Path::new(name_or_path));
         }
         match CARDS.iter().find(|(name, _)| *name == name_or_path) {
-            Some((name, text)) => ModelCard::parse(text, name, Path::new("")),
+            Some((name, text)) => ModelCard::parse(text, name, Path::new(FOLDER)),
             None => Err(unknown(name_or_path)),
         }
     }
@@ -67,7 +66,8 @@ impl ModelCard {
 
     /// All embedded cards in alphabetical order.
     pub fn all() -> Vec<ModelCard> {
-        let parse = |(name, text): &(&str, &str)| ModelCard::parse(text, name, Path::new("")).expect("shipped cards are tested");
+        let parse =
+            |(name, text): &(&str, &str)| ModelCard::parse(text, name, Path::new(FOLDER)).expect("shipped cards are tested");
         CARDS.iter().map(parse).collect()
     }
 

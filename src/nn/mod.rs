@@ -3,6 +3,7 @@
 
 mod card;
 mod checkpoint;
+mod embedded;
 mod init;
 mod keys;
 mod layers;

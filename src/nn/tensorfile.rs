@@ -3,13 +3,25 @@
 //! Format: <https://github.com/huggingface/safetensors>.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
+use super::embedded;
 use crate::error::{Error, Result};
+
+/// Where bytes come from: a file, or the binary itself.
+trait Source: Read + Seek {}
+impl<T: Read + Seek> Source for T {}
+
+fn source(path: &Path) -> Result<Box<dyn Source>> {
+    match embedded::weights(path) {
+        Some(bytes) => Ok(Box::new(Cursor::new(bytes))),
+        None => Ok(Box::new(File::open(path).map_err(|e| Error::io("read", path, e))?)),
+    }
+}
 
 /// Bytes read or converted at once; a multiple of every element size.
 const CHUNK: usize = 1 << 20;
@@ -17,7 +29,7 @@ const CHUNK: usize = 1 << 20;
 /// An open file whose header has been read and checked against the file's length.
 pub(super) struct TensorFile {
     path: PathBuf,
-    file: File,
+    file: Box<dyn Source>,
     /// Where the tensors start.
     start: u64,
     /// Name and place of every tensor, in the order of the file.
@@ -29,8 +41,9 @@ pub(super) struct TensorFile {
 impl TensorFile {
     pub fn open(path: &Path) -> Result<TensorFile> {
         let refused = |e| Error::io("read", path, e);
-        let mut file = File::open(path).map_err(refused)?;
-        let bytes = file.metadata().map_err(refused)?.len();
+        let mut file = source(path)?;
+        let bytes = file.seek(SeekFrom::End(0)).map_err(refused)?;
+        file.rewind().map_err(refused)?;
         let mut length = [0; 8];
         if bytes < 8 {
             return Err(broken(path, format!("{bytes} bytes hold no header")));
@@ -97,14 +110,14 @@ fn broken(path: &Path, why: String) -> Error {
 pub(super) fn is_checkpoint(path: &Path) -> Result<bool> {
     let refused = |e| Error::io("read", path, e);
     let mut start = Vec::new();
-    File::open(path).map_err(refused)?.take(9).read_to_end(&mut start).map_err(refused)?;
+    source(path)?.take(9).read_to_end(&mut start).map_err(refused)?;
     Ok(start.starts_with(b"PK\x03\x04") || (start.first() == Some(&0x80) && start.get(8) != Some(&b'{')))
 }
 
 /// SHA-256 of a file.
 pub(super) fn file_sha256(path: &Path) -> Result<String> {
     let refused = |e| Error::io("read", path, e);
-    hash(&mut File::open(path).map_err(refused)?).map_err(refused)
+    hash(&mut source(path)?).map_err(refused)
 }
 
 /// An IEEE half, exactly.
@@ -174,7 +187,7 @@ impl Write for Hasher {
     }
 }
 
-fn hash(file: &mut File) -> io::Result<String> {
+fn hash(file: &mut (impl Read + Seek + ?Sized)) -> io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; CHUNK];

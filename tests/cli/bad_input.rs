@@ -13,7 +13,7 @@ use crate::support::{Snapshot, ignored, trial};
 /// Name of the snapshot and the command. Where a command is cut short by `..`, the rest is `ATTACK`.
 const REFUSED: &[(&str, &str)] = &[
     // Arguments.
-    ("no_model", "attack"),
+    ("no_model", "attack --data cifar10:data"),
     ("unknown_model", "attack --model resnet21-cifar10"),
     ("unknown_command", "atack"),
     ("unknown_option", "attack --stepz 3"),
