@@ -1,8 +1,6 @@
 //! What every group of tests needs: trials, seeded numbers, places of outside data, snapshots.
 //! Knows no single test.
 
-#![allow(dead_code)] // a helper may be ahead of its first use
-
 pub mod close;
 pub mod engine;
 pub mod naive;
