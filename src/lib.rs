@@ -50,7 +50,7 @@
 //!   kernels gives another class. The engine does not trust its own projection or its own fast path.
 //! - *Same bits*: in an attack nothing is reduced across images, and random numbers are keyed by (seed, image, restart, step), so a result
 //!   does not depend on batch size, threads or order.
-//! - *`unsafe` exists only in the CPU's inner loops* (`cpu/simd.rs`, `cpu/conv`).
+//! - *`unsafe` exists only in the CPU's inner loops* (`cpu/simd.rs`, `cpu/epilogue.rs`, `cpu/conv`).
 
 #![deny(unsafe_code)]
 #![doc = "\n# The README\n"]

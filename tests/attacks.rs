@@ -140,6 +140,10 @@ fn run(job: &Job, set: &Dataset) -> Outcome {
 
 /// The outcome with the returned images.
 fn run_with_images(job: &Job, set: &Dataset, threads: usize) -> (Outcome, Vec<f32>) {
+    run_from(job, set, None, threads)
+}
+
+fn run_from(job: &Job, set: &Dataset, starts: Option<&Dataset>, threads: usize) -> (Outcome, Vec<f32>) {
     let mut images = Vec::new();
     let hooks = Hooks {
         returned: Some(Box::new(|r| {
@@ -148,7 +152,7 @@ fn run_with_images(job: &Job, set: &Dataset, threads: usize) -> (Outcome, Vec<f3
         })),
         ..Default::default()
     };
-    let outcome = attack::run(&device(threads), &model(), set, job, None, hooks).expect("the attack runs");
+    let outcome = attack::run(&device(threads), &model(), set, job, starts, hooks).expect("the attack runs");
     (outcome, images)
 }
 
@@ -303,16 +307,8 @@ fn given_starts() {
     }
     write_images(&path, &starts, 8);
     let given = Dataset::open(&format!("file:{}", path.display()), &Options::default()).expect("the starts open");
-    let mut images = Vec::new();
-    let hooks = Hooks {
-        returned: Some(Box::new(|r| {
-            images.extend_from_slice(r.adversarial);
-            Ok(())
-        })),
-        ..Default::default()
-    };
     let tiny = job(Pgd::new(threat, 1e-9, 1));
-    attack::run(&device(2), &model(), &set, &tiny, Some(&given), hooks).expect("the attack runs");
+    let (_, images) = run_from(&tiny, &set, Some(&given), 2);
     let far = images.iter().zip(&starts).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(far < 1e-6, "the attack did not start where it was told: {far}");
     let few = data(7, 0);

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
 use super::embedded;
+use super::torch::f16_to_f32;
 use crate::error::{Error, Result};
 
 /// Where bytes come from: a file, or the binary itself.
@@ -118,18 +119,6 @@ pub(super) fn is_checkpoint(path: &Path) -> Result<bool> {
 pub(super) fn file_sha256(path: &Path) -> Result<String> {
     let refused = |e| Error::io("read", path, e);
     hash(&mut source(path)?).map_err(refused)
-}
-
-/// An IEEE half, exactly.
-fn f16_to_f32(bits: u16) -> f32 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
-    match exponent {
-        0 => sign * fraction * f32::powi(2.0, -24),
-        31 if fraction == 0.0 => sign * f32::INFINITY,
-        31 => f32::NAN,
-        _ => sign * (1.0 + fraction / 1024.0) * f32::powi(2.0, exponent - 15),
-    }
 }
 
 /// The upper half of an f32.

@@ -261,7 +261,7 @@ fn decode(element: Element, bytes: &[u8]) -> HostData {
 }
 
 /// An IEEE half, exactly.
-fn f16_to_f32(bits: u16) -> f32 {
+pub(super) fn f16_to_f32(bits: u16) -> f32 {
     let sign = u32::from(bits >> 15) << 31;
     let magnitude = u32::from(bits & 0x7fff);
     match magnitude {
