@@ -2,6 +2,7 @@
 """Petard and PyTorch by turns: who takes how many PGD steps a second on the same networks, batch and threads.
 
   cargo bench --no-run && python3 benches/peers/ab.py [--peer-python PYTHON] [--threads 1] [--rounds 5] [NET:BATCH ..]
+  python3 benches/peers/ab.py --train pgd10.eval          images trained on a second: attack and SGD step together
   python3 benches/peers/ab.py --against OTHER_BINARY      two builds of Petard, such as two commits
 
 A round is A, NCHW, A, channels_last (or A, B), so each sample of the peer stands beside one of ours, and what disturbs
@@ -30,6 +31,7 @@ GOALS = {
     ("vgg16-bn-cifar10", 1): (1.0, None),
     ("resnet20-cifar10", 1): (1.0, None),
 }
+TRAINING_GOALS = {("resnet18-cifar10", 64): (2.0, None)}
 
 
 class Side:
@@ -62,12 +64,12 @@ class Side:
         self.process.wait()
 
 
-def newest_bench():
+def newest_bench(name):
     """The bench that `cargo bench --no-run` left."""
     folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "deps"
-    built = [p for p in folder.glob("attack-*") if p.suffix in ("", ".exe")]
+    built = [p for p in folder.glob(f"{name}-*") if p.suffix in ("", ".exe")]
     if not built:
-        sys.exit(f"error: no attack bench in `{folder}`\nhint: run `cargo bench --no-run`, or name it with `--ours`")
+        sys.exit(f"error: no {name} bench in `{folder}`\nhint: run `cargo bench --no-run`, or name it with `--ours`")
     return str(max(built, key=lambda p: p.stat().st_mtime))
 
 
@@ -100,22 +102,25 @@ def header(options, ours, peer):
 
 
 def compare(options, ours, peer, layouts, net, batch):
-    """Image-steps a second of all sides, as lists of samples; layout `None` is ours."""
+    """Images times steps a second of all sides, as lists of samples; layout `None` is ours."""
     clock = "cpu" if options.threads == 1 else "wall"
-    # The first step of the peer builds and warms what the measured ones need.
-    for layout in layouts:
-        peer.ask(net, batch, 1, *layout)
-    slowest = max(ours.ask(net, batch, 1)[clock], *(peer.ask(net, batch, 1, *layout)[clock] for layout in layouts))
+    recipe = (options.train,) if options.train else ()
+    # The first step builds and warms what the measured ones need.
+    for side, words in ((ours, ()), *((peer, layout) for layout in layouts)):
+        side.ask(net, batch, 1, *words, *recipe)
+    slowest = max(
+        ours.ask(net, batch, 1, *recipe)[clock], *(peer.ask(net, batch, 1, *layout, *recipe)[clock] for layout in layouts)
+    )
     steps = max(1, round(options.seconds / slowest))
     rates = {}
     for _ in range(options.rounds):
         for layout in layouts:
-            for side, key, words in ((ours, None, ()), (peer, layout, layout)):
+            for side, key, words in ((ours, None, recipe), (peer, layout, (*layout, *recipe))):
                 rates.setdefault(key, []).append(batch * steps / side.ask(net, batch, steps, *words)[clock])
     return rates, steps
 
 
-def row(net, batch, rates, steps):
+def row(goals, net, batch, rates, steps):
     """Prints and returns the comparison; goals are set against PyTorch, which has two layouts."""
     def text(values):
         return f"{median(values):8.1f} ({min(values):.1f} to {max(values):.1f})"
@@ -123,7 +128,7 @@ def row(net, batch, rates, steps):
     mine = median(rates[None])
     peers = {" ".join(key): values for key, values in rates.items() if key is not None}
     ratio = mine / max(median(values) for values in peers.values())
-    gate, goal = GOALS.get((net, batch), (None, None)) if len(peers) > 1 else (None, None)
+    gate, goal = goals.get((net, batch), (None, None)) if len(peers) > 1 else (None, None)
     verdict = " ".join(f"{name} {value}: {'yes' if ratio >= value else 'NO'}" for name, value in (("gate", gate), ("goal", goal)) if value)
     sides = "  ".join(f"{name or 'B'} {text(values)}" for name, values in peers.items())
     print(f"{net}:{batch:<3} A {text(rates[None])}  {sides}  ratio {ratio:.2f}  {verdict}  [{steps} steps a sample]", flush=True)
@@ -138,11 +143,13 @@ def main():
     parser.add_argument("--ours", help="our bench binary; default: the newest that cargo built")
     parser.add_argument("--against", help="another build of our bench in the peer's place")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--train", metavar="RECIPE", help="steps of training: standard, fgsm-rs, pgd10.eval, pgd10.train, pgd3.eval ..")
     parser.add_argument("--out", help="file for all samples as JSON")
-    parser.add_argument("pairs", nargs="*", metavar="NET:BATCH", default=[f"{net}:{batch}" for net, batch in GOALS])
+    parser.add_argument("pairs", nargs="*", metavar="NET:BATCH")
     options = parser.parse_args()
+    bench, goals = ("train", TRAINING_GOALS) if options.train else ("attack", GOALS)
 
-    ours = Side([options.ours or newest_bench(), "--serve"], options.threads, greets=False)
+    ours = Side([options.ours or newest_bench(bench), "--serve"], options.threads, greets=False)
     if options.against:
         peer, layouts = Side([options.against, "--serve"], options.threads, greets=False), [()]
     else:
@@ -151,11 +158,12 @@ def main():
         peer, layouts = Side(command, options.threads, greets=True), [("nchw",), ("channels_last",)]
     header(options, ours, peer)
     rows = []
-    for pair in options.pairs:
+    for pair in options.pairs or [f"{net}:{batch}" for net, batch in goals]:
         net, _, batch = pair.partition(":")
         rates, steps = compare(options, ours, peer, layouts, net, int(batch or 64))
-        rows.append(row(net, int(batch or 64), rates, steps))
-    print(f"# load at the end {load()}; image-steps per {'CPU second' if options.threads == 1 else 'second'}: median (least to most)")
+        rows.append(row(goals, net, int(batch or 64), rates, steps))
+    unit = "images trained on" if options.train else "image-steps"
+    print(f"# load at the end {load()}; {unit} per {'CPU second' if options.threads == 1 else 'second'}: median (least to most)")
     if options.out:
         Path(options.out).write_text(json.dumps(rows, indent=1) + "\n")
     for side in (ours, peer):

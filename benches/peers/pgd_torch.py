@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""The peer of `benches/attack.rs`: PGD in PyTorch eager mode, as its best users write it for a fixed network.
+"""The peer of `benches/attack.rs` and `benches/train.rs`: PyTorch in eager mode, as its best users write it.
 
-Weights are frozen (no gradient is made for them), the network is in eval mode, the batch stays in memory, and only the
-gradient of the image is asked for. The networks are those of the cards in `models/`, normalisation included.
+PGD on a fixed network: weights are frozen (no gradient is made for them), the network is in eval mode, the batch stays in
+memory, and only the gradient of the image is asked for. Training: SGD with momentum on the cross-entropy; an attack before
+it asks for the gradient of the image alone too, with batch norms in eval or in train mode. The networks are those of the
+cards in `models/`, normalisation included.
 
-  pgd_torch.py [--threads N] [--seconds S] [NET ..]    every network, layout and batch, one JSON line each
-  pgd_torch.py --serve [--threads N]                   answers `NET BATCH STEPS LAYOUT` with the seconds of all steps
+  pgd_torch.py [--threads N] [--seconds S] [--recipe R] [NET ..]    every network, layout and batch, one JSON line each
+  pgd_torch.py --serve [--threads N]          answers `NET BATCH STEPS LAYOUT [RECIPE]` with the seconds of all steps
 
-LAYOUT is `nchw` or `channels_last`.
+LAYOUT is `nchw` or `channels_last`. RECIPE makes a step one of training: `standard`, `fgsm-rs`, `pgd10.eval`, `pgd10.train`.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 
 CIFAR = {
     "resnet18-cifar10": dict(widths=[64, 128, 256, 512], blocks=[2, 2, 2, 2], std=[0.2023, 0.1994, 0.2010]),
+    "resnet8-cifar10": dict(widths=[16, 32, 64], blocks=[1, 1, 1], std=[0.2471, 0.2435, 0.2616]),
     "resnet20-cifar10": dict(widths=[16, 32, 64], blocks=[3, 3, 3], std=[0.2471, 0.2435, 0.2616]),
     "vgg16-bn-cifar10": dict(stages=[(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)], std=[0.2023, 0.1994, 0.2010]),
 }
@@ -31,6 +34,7 @@ arguments.add_argument("nets", nargs="*", metavar="NET", help="names of cards: "
 arguments.add_argument("--threads", type=int, default=1)
 arguments.add_argument("--seconds", type=float, default=1.0, help="least length of one measurement")
 arguments.add_argument("--batch", type=int, nargs="*", default=[64, 1])
+arguments.add_argument("--recipe", help="train instead of attack: standard, fgsm-rs, pgd10.eval, pgd10.train")
 arguments.add_argument("--serve", action="store_true")
 options = arguments.parse_args()
 
@@ -134,24 +138,80 @@ class Attack:
         return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
+class Training:
+    """SGD on one batch, attacked anew in each step where the recipe does."""
+
+    def __init__(self, name, batch, layout, recipe):
+        memory = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
+        self.net = network(name).train().requires_grad_(True).to(memory_format=memory)
+        self.sgd = torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        draw = torch.Generator().manual_seed(1)
+        self.clean = torch.rand(batch, 3, 32, 32, generator=draw).contiguous(memory_format=memory)
+        self.label = torch.randint(10, (batch,), generator=draw)
+        self.start = (self.clean + EPS * (2 * torch.rand(self.clean.shape, generator=draw) - 1)).clamp(0, 1)
+        self.start = self.start.contiguous(memory_format=memory)
+        self.attack_steps, self.alpha, self.attack_mode = attack_of(recipe)
+        self.run(1)
+
+    def run(self, steps):
+        """Seconds that `steps` steps take."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            x = self.crafted() if self.attack_steps else self.clean
+            self.sgd.zero_grad(set_to_none=True)
+            F.cross_entropy(self.net(x), self.label).backward()
+            self.sgd.step()
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+    def crafted(self):
+        # Weights that ask for no gradient leave out of the graph what only their gradients need.
+        self.net.requires_grad_(False).train(self.attack_mode == "train")
+        x = self.start
+        for _ in range(self.attack_steps):
+            x = x.detach().requires_grad_(True)
+            loss = F.cross_entropy(self.net(x), self.label, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x)
+            with torch.no_grad():
+                x = x + self.alpha * gradient.sign()
+                x = torch.clamp(self.clean + torch.clamp(x - self.clean, -EPS, EPS), 0, 1)
+        self.net.requires_grad_(True).train()
+        return x
+
+
+def attack_of(recipe):
+    """Steps, their length, and the mode of batch norms."""
+    if recipe == "standard":
+        return 0, 0.0, "train"
+    if recipe == "fgsm-rs":
+        return 1, 1.25 * EPS, "train"
+    steps, mode = recipe.removeprefix("pgd").split(".")
+    if mode not in ("eval", "train"):
+        raise KeyError(recipe)
+    return int(steps), ALPHA, mode
+
+
+def subject(name, batch, layout, recipe=None):
+    return Training(name, batch, layout, recipe) if recipe else Attack(name, batch, layout)
+
+
 def serve():
-    attacks = {}
+    subjects = {}
     for line in sys.stdin:
         try:
-            name, batch, steps, layout = line.split()
-            key = (name, int(batch), layout)
-            if key not in attacks:
-                attacks[key] = Attack(*key)
-            answer = attacks[key].run(int(steps))
-        except (ValueError, KeyError) as wrong:
-            answer = {"error": f"`{line.strip()}` is not `NET BATCH STEPS LAYOUT`: {wrong!r}"}
+            name, batch, steps, layout, *recipe = line.split()
+            key = (name, int(batch), layout, *recipe)
+            if key not in subjects:
+                subjects[key] = subject(*key)
+            answer = subjects[key].run(int(steps))
+        except (TypeError, ValueError, KeyError) as wrong:
+            answer = {"error": f"`{line.strip()}` is not `NET BATCH STEPS LAYOUT [RECIPE]`: {wrong!r}"}
         print(json.dumps(answer), flush=True)
 
 
 def measure(name, batch, layout):
-    attack = Attack(name, batch, layout)
-    steps = max(1, round(options.seconds / attack.run(1)["wall"]))
-    times = sorted((attack.run(steps) for _ in range(5)), key=lambda t: t["wall"])
+    run = subject(name, batch, layout, options.recipe).run
+    steps = max(1, round(options.seconds / run(1)["wall"]))
+    times = sorted((run(steps) for _ in range(5)), key=lambda t: t["wall"])
     wall, cpu = (batch * steps / times[2][clock] for clock in ("wall", "cpu"))
     return {"net": name, "batch": batch, "layout": layout, "per_second": round(wall, 1), "per_cpu_second": round(cpu, 1)}
 
