@@ -20,7 +20,7 @@ use columns::Columns;
 use depthwise::Depthwise;
 use direct::{Panels, Scratch, Size};
 pub(crate) use grad_weight::{grad_weight, matrix_grad_weight};
-use taps::{Frame, Geometry, Table};
+use taps::{Frame, Geometry, Phase, Table};
 pub(crate) use wino::Tile;
 use wino::Winograd;
 
@@ -123,50 +123,66 @@ impl ConvPanels {
 
     fn pack(isa: Isa, conv: &Conv, backward: bool, way: Way, w: &[f32], scale: Option<&[f32]>) -> Self {
         conv.check();
+        let geometry = if backward { Geometry::grad_input(conv) } else { Geometry::forward(conv) };
+        let (c, k) = (conv.c / conv.groups, conv.k / conv.groups);
+        let (source, result) = if backward { (k, c) } else { (c, k) };
+        let algorithm = if let Way::Winograd(tile) = way {
+            assert!(Way::winograd_fits(conv), "Winograd's tiles do not compute {conv:?}");
+            // The gradient is a convolution with flipped kernels, padded by what is left of their reach.
+            let origin = if backward { conv.pad.map(|pad| 2 - pad) } else { conv.pad };
+            Algorithm::Winograd(Winograd::new(isa, tile, (source, result), origin))
+        } else if c == 1 && k == 1 && conv.groups > 1 {
+            let room = |phase: &Phase| Depthwise::new(conv.groups, phase.taps.len());
+            Algorithm::Depthwise(geometry.phases.iter().map(room).collect())
+        } else if backward && Columns::pays(conv) {
+            Algorithm::Columns(Columns::new(isa, conv))
+        } else {
+            let size = |phase: &Phase| Size { groups: conv.groups, c: source, k: result, taps: phase.taps.len() };
+            Algorithm::Direct(geometry.phases.iter().map(|phase| Panels::new(isa, size(phase))).collect())
+        };
+        let zeros = Aligned::zeros(match &algorithm {
+            Algorithm::Columns(columns) => conv.k.max(columns.width()),
+            _ => conv.k.max(conv.c),
+        });
+        let mut panels = ConvPanels { isa, conv: *conv, backward, geometry, algorithm, zeros };
+        panels.refill(w, scale);
+        panels
+    }
+
+    /// Packs other weights of the same shape into the same memory.
+    pub(crate) fn refill(&mut self, w: &[f32], scale: Option<&[f32]>) {
+        let ConvPanels { isa, ref conv, backward, ref geometry, ref mut algorithm, .. } = *self;
         let (c, k) = (conv.c / conv.groups, conv.k / conv.groups);
         let [height, width] = conv.kernel;
         assert_eq!(w.len(), conv.k * c * height * width, "weights of {conv:?}");
         if let Some(scale) = scale {
             assert_eq!(scale.len(), conv.k, "scale of {conv:?}");
         }
-        let geometry = if backward { Geometry::grad_input(conv) } else { Geometry::forward(conv) };
         // c counts inside the group, k over all.
         let weight = |k: usize, c_in: usize, [r, s]: [usize; 2]| {
             w[((k * c + c_in) * height + r) * width + s] * scale.map_or(1.0, |scale| scale[k])
         };
-        let algorithm = if let Way::Winograd(tile) = way {
-            assert!(Way::winograd_fits(conv), "Winograd's tiles do not compute {conv:?}");
-            let at = |k: usize, c_in: usize, [r, s]: [usize; 2]| {
-                f64::from(w[((k * c + c_in) * 3 + r) * 3 + s]) * scale.map_or(1.0, |scale| f64::from(scale[k]))
-            };
-            Algorithm::Winograd(if backward {
-                // The gradient is a convolution with flipped kernels, padded by what is left of their reach.
-                let origin = conv.pad.map(|pad| 2 - pad);
-                Winograd::pack(isa, tile, (k, c), origin, |k, c_in, [r, s]| at(k, c_in, [2 - r, 2 - s]))
-            } else {
-                Winograd::pack(isa, tile, (c, k), conv.pad, |c_in, k, tap| at(k, c_in, tap))
-            })
-        } else if c == 1 && k == 1 && conv.groups > 1 {
-            let pack = |taps: &[taps::Tap]| Depthwise::pack(conv.groups, taps.len(), |t, k| weight(k, 0, taps[t].kernel));
-            Algorithm::Depthwise(geometry.phases.iter().map(|phase| pack(&phase.taps)).collect())
-        } else if backward && Columns::pays(conv) {
-            Algorithm::Columns(Columns::pack(isa, conv, weight))
-        } else {
-            let (source, result) = if backward { (k, c) } else { (c, k) };
-            let pack = |taps: &[taps::Tap]| {
-                let size = Size { groups: conv.groups, c: source, k: result, taps: taps.len() };
-                Panels::pack(isa, size, |group, t, from, to| {
-                    let (k_in, c_in) = if backward { (from, to) } else { (to, from) };
-                    weight(group * k + k_in, c_in, taps[t].kernel)
-                })
-            };
-            Algorithm::Direct(geometry.phases.iter().map(|phase| pack(&phase.taps)).collect())
-        };
-        let zeros = Aligned::zeros(match &algorithm {
-            Algorithm::Columns(columns) => conv.k.max(columns.width()),
-            _ => conv.k.max(conv.c),
-        });
-        ConvPanels { isa, conv: *conv, backward, geometry, algorithm, zeros }
+        match algorithm {
+            Algorithm::Winograd(winograd) => winograd.fill(isa, |from, to| {
+                let (k, c_in) = if backward { (from, to) } else { (to, from) };
+                let (kernel, scale) = (&w[(k * c + c_in) * 9..][..9], scale.map_or(1.0, |scale| f64::from(scale[k])));
+                std::array::from_fn(|tap| f64::from(kernel[if backward { 8 - tap } else { tap }]) * scale)
+            }),
+            Algorithm::Depthwise(phases) => {
+                for (layer, phase) in phases.iter_mut().zip(&geometry.phases) {
+                    layer.fill(|tap, k| weight(k, 0, phase.taps[tap].kernel));
+                }
+            }
+            Algorithm::Columns(columns) => columns.fill(isa, weight),
+            Algorithm::Direct(phases) => {
+                for (panels, phase) in phases.iter_mut().zip(&geometry.phases) {
+                    panels.fill(isa, |group, tap, from, to| {
+                        let (k_in, c_in) = if backward { (from, to) } else { (to, from) };
+                        weight(group * k + k_in, c_in, phase.taps[tap].kernel)
+                    });
+                }
+            }
+        }
     }
 
     /// Memory that the packed weights take.

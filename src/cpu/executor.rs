@@ -1,8 +1,10 @@
 //! Runs a plan on the CPU: one step after the other, each parallel over images or pixel rows.
 //! Must not know how plans are made, nor who asks for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
@@ -44,6 +46,8 @@ pub struct CpuExecutor {
     workers: rayon::ThreadPool,
     arena: Arena,
     panels: HashMap<PanelKey, Panels>,
+    /// Panels older than the last `pack`; a segment packs those that it reads before it runs.
+    stale: HashSet<PanelKey>,
     work: Workspace,
 }
 
@@ -57,13 +61,13 @@ impl CpuExecutor {
         let workers = workers.map_err(|e| Error::device(format!("cannot start {} worker threads: {e}", options.threads)))?;
         let arena = Arena::new(plan.arena_bytes())?;
         let work = Workspace::new(workers.current_num_threads());
-        Ok(CpuExecutor { plan, options, workers, arena, panels: HashMap::new(), work })
+        Ok(CpuExecutor { plan, options, workers, arena, panels: HashMap::new(), stale: HashSet::new(), work })
     }
 
-    /// Folds batch norms, then packs every weight in the form its steps read.
+    /// Folds batch norms, then packs every weight in the form its steps read: the first time at once, later when a segment
+    /// needs it, since training changes all weights in each step but seldom runs all segments.
     fn pack(&mut self) {
         let plan = Arc::clone(&self.plan);
-        let mut keep = Vec::new();
         for c in plan.constants() {
             let slot = |v: Value| plan.slot(v).expect("parameters have lasting places");
             let channels = c.slot.bytes / 8;
@@ -81,24 +85,42 @@ impl CpuExecutor {
                 None => norm::batch_norm_grad_scale(c.eps, &gamma, &var, scale),
             }
             self.arena.f32_mut(c.slot).copy_from_slice(&both);
-            keep.push(both);
         }
-        let mut panels = HashMap::new();
+        self.stale = self.panels.keys().copied().collect();
+        let CpuExecutor { workers, options, arena, panels, .. } = self;
         for step in plan.programs().iter().flat_map(|p| &p.steps) {
             let Some(key) = panel_key(step) else { continue };
             if panels.contains_key(&key) {
                 continue;
             }
-            let weight = self.arena.f32(plan.slot(key.0).expect("weights have lasting places"));
-            let scale = key.2.map(|c| &keep[c][..keep[c].len() / 2]);
-            let packed = self.workers.install(|| pack_one(self.options, &plan, step, weight, scale));
+            let (weight, scale) = sources(&plan, arena, key);
+            let packed = workers.install(|| pack_one(*options, &plan, step, weight, scale));
             panels.insert(key, packed);
         }
-        self.panels = panels;
+    }
+
+    /// Packs what `program` reads and is not packed yet.
+    fn refresh(&mut self, program: &Program) {
+        let CpuExecutor { plan, workers, arena, panels, stale, .. } = self;
+        let wanted: HashSet<PanelKey> = program.steps.iter().filter_map(panel_key).filter(|key| stale.remove(key)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let old: Vec<_> = panels.iter_mut().filter(|(key, _)| wanted.contains(key)).collect();
+        workers.install(|| {
+            old.into_par_iter().for_each(|(key, panels)| {
+                let (weight, scale) = sources(plan, arena, *key);
+                match panels {
+                    Panels::Conv(p) => p.refill(weight, scale),
+                    Panels::Linear(p) => p.refill(weight),
+                }
+            });
+        });
     }
 
     fn run_program(&mut self, program: &Program) {
-        let CpuExecutor { plan, options, workers, arena, panels, work } = self;
+        self.refresh(program);
+        let CpuExecutor { plan, options, workers, arena, panels, work, .. } = self;
         if cfg!(debug_assertions) {
             arena.poison(plan.persistent_bytes());
         }
@@ -172,6 +194,15 @@ fn panel_key(step: &Step) -> Option<PanelKey> {
     };
     let backward = matches!(&step.head, Head::Op(Op::Conv2dGradInput { .. } | Op::LinearGradInput));
     Some((weight, backward, scale))
+}
+
+/// The weights of a panel, and the scale that is folded into them.
+fn sources<'a>(plan: &Plan, arena: &'a Arena, (weight, _, scale): PanelKey) -> (&'a [f32], Option<&'a [f32]>) {
+    let scale = scale.map(|c| {
+        let both = arena.f32(plan.constants()[c].slot);
+        &both[..both.len() / 2]
+    });
+    (arena.f32(plan.slot(weight).expect("weights have lasting places")), scale)
 }
 
 fn pack_one(options: Options, plan: &Plan, step: &Step, weight: &[f32], scale: Option<&[f32]>) -> Panels {

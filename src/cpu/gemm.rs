@@ -20,6 +20,11 @@ impl LinearPanels {
         LinearPanels(ConvPanels::grad_input(isa, &Conv::square(n_in, n_out, 1, 1, 0), Way::Direct, w, None))
     }
 
+    /// Packs other weights of the same shape into the same memory.
+    pub(crate) fn refill(&mut self, w: &[f32]) {
+        self.0.refill(w, None);
+    }
+
     /// Memory that the packed weights take.
     pub(crate) fn bytes(&self) -> usize {
         self.0.bytes()

@@ -29,16 +29,22 @@ impl Columns {
         conv.groups == 1 && conv.c <= MOST_CHANNELS && conv.kernel[0] * conv.kernel[1] >= 4
     }
 
-    /// Packs `weight(k, c, [r, s])`.
-    pub(super) fn pack(isa: Isa, conv: &Conv, weight: impl Fn(usize, usize, [usize; 2]) -> f32) -> Self {
+    /// Room for the weights of `conv`.
+    pub(super) fn new(isa: Isa, conv: &Conv) -> Self {
         let (channels, kernel) = (conv.c, conv.kernel);
         let width = channels * kernel[0] * kernel[1];
-        let product = Panels::pack(isa, Size { groups: 1, c: conv.k, k: width, taps: 1 }, |_, _, k, column| {
+        let product = Panels::new(isa, Size { groups: 1, c: conv.k, k: width, taps: 1 });
+        let pointwise = Geometry::forward(&Conv::square(conv.k, width, 1, 1, 0));
+        Columns { product, pointwise, channels, kernel }
+    }
+
+    /// Packs `weight(k, c, [r, s])`.
+    pub(super) fn fill(&mut self, isa: Isa, weight: impl Fn(usize, usize, [usize; 2]) -> f32) {
+        let Columns { ref mut product, channels, kernel, .. } = *self;
+        product.fill(isa, |_, _, k, column| {
             let tap = column / channels;
             weight(k, column % channels, [tap / kernel[1], tap % kernel[1]])
         });
-        let pointwise = Geometry::forward(&Conv::square(conv.k, width, 1, 1, 0));
-        Columns { product, pointwise, channels, kernel }
     }
 
     pub(super) fn bytes(&self) -> usize {

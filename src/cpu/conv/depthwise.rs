@@ -17,16 +17,19 @@ pub(super) struct Depthwise {
 }
 
 impl Depthwise {
-    /// Packs `weight(tap, channel)`.
-    pub(super) fn pack(channels: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
+    /// Room for so many weights.
+    pub(super) fn new(channels: usize, taps: usize) -> Self {
         let padded = channels.next_multiple_of(16);
-        let mut weights = Aligned::zeros(taps * padded);
-        for (tap, row) in weights.floats_mut().chunks_exact_mut(padded).enumerate() {
-            for (channel, w) in row[..channels].iter_mut().enumerate() {
+        Depthwise { channels, padded, taps, weights: Aligned::zeros(taps * padded) }
+    }
+
+    /// Packs `weight(tap, channel)`.
+    pub(super) fn fill(&mut self, weight: impl Fn(usize, usize) -> f32) {
+        for (tap, row) in self.weights.floats_mut().chunks_exact_mut(self.padded).take(self.taps).enumerate() {
+            for (channel, w) in row[..self.channels].iter_mut().enumerate() {
                 *w = weight(tap, channel);
             }
         }
-        Depthwise { channels, padded, taps, weights }
     }
 
     pub(super) fn bytes(&self) -> usize {

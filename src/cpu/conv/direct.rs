@@ -47,26 +47,29 @@ pub(super) struct Scratch {
 }
 
 impl Panels {
-    /// Packs `weight(group, tap, c, k)`.
-    pub(super) fn pack(isa: Isa, size: Size, weight: impl Fn(usize, usize, usize, usize) -> f32) -> Self {
+    /// Room for weights of this size.
+    pub(super) fn new(isa: Isa, size: Size) -> Self {
         let lanes = isa.lanes();
         let panels = divide(size, lanes, isa.widest_tile());
         let group_len = size.k.div_ceil(lanes) * lanes * size.taps * size.c;
-        let mut weights = Aligned::zeros(group_len * size.groups);
+        Panels { size, panels, group_len, weights: Aligned::zeros(group_len * size.groups) }
+    }
+
+    /// Packs `weight(group, tap, c, k)`.
+    pub(super) fn fill(&mut self, isa: Isa, weight: impl Fn(usize, usize, usize, usize) -> f32) {
+        let Panels { size, ref panels, group_len, ref mut weights } = *self;
         let floats = weights.floats_mut();
-        for group in 0..size.groups {
-            for panel in &panels {
-                let width = panel.vectors * lanes;
-                let valid = width.min(size.k - panel.channel);
-                let rows = &mut floats[group * group_len + panel.at..][..size.taps * size.c * width];
-                for (row, out) in rows.chunks_exact_mut(width).enumerate() {
-                    for (j, out) in out[..valid].iter_mut().enumerate() {
-                        *out = weight(group, row / size.c, row % size.c, panel.channel + j);
-                    }
+        for (group, panel) in (0..size.groups).flat_map(|group| panels.iter().map(move |panel| (group, panel))) {
+            let width = panel.vectors * isa.lanes();
+            let valid = width.min(size.k - panel.channel);
+            let rows = &mut floats[group * group_len + panel.at..][..size.taps * size.c * width];
+            // Taps of one pair of channels stand together where they come from.
+            for (c, tap) in (0..size.c).flat_map(|c| (0..size.taps).map(move |tap| (c, tap))) {
+                for (j, out) in rows[(tap * size.c + c) * width..][..valid].iter_mut().enumerate() {
+                    *out = weight(group, tap, c, panel.channel + j);
                 }
             }
         }
-        Panels { size, panels, group_len, weights }
     }
 
     pub(super) fn bytes(&self) -> usize {

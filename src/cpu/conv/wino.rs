@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::direct::{Panel, Size, divide};
 use super::taps::Frame;
 use crate::cpu::epilogue::{self, Epi, Place};
-use crate::cpu::simd::{Aligned, Isa, Simd};
+use crate::cpu::simd::{Aligned, Isa, Simd, Work};
 use product::{Product, ROWS};
 use transform::{Four, Transform, Two};
 
@@ -81,17 +81,17 @@ impl Tile {
 }
 
 impl Winograd {
-    /// Packs `weight(c, k, [r, s])`, `c` the source's channel. Rounds once, after the transform.
-    pub(super) fn pack(
-        isa: Isa,
-        tile: Tile,
-        (c, k): (usize, usize),
-        origin: [usize; 2],
-        weight: impl Fn(usize, usize, [usize; 2]) -> f64 + Sync,
-    ) -> Self {
+    /// Room for the weights of `c` source and `k` result channels.
+    pub(super) fn new(isa: Isa, tile: Tile, (c, k): (usize, usize), origin: [usize; 2]) -> Self {
         let size = Size { groups: 1, c, k, taps: tile.planes() };
         let panels = divide(size, isa.lanes(), isa.widest_tile());
-        let mut weights = Aligned::zeros(k.div_ceil(isa.lanes()) * isa.lanes() * c * tile.planes());
+        let weights = Aligned::zeros(k.div_ceil(isa.lanes()) * isa.lanes() * c * tile.planes());
+        Winograd { tile, c, k, origin, panels, weights }
+    }
+
+    /// Packs `kernel(c, k)`, `[r][s]`, `c` the source's channel. Rounds once, after the transform.
+    pub(super) fn fill(&mut self, isa: Isa, kernel: impl Fn(usize, usize) -> [f64; 9] + Copy + Sync) {
+        let Winograd { tile, c, k, ref panels, ref mut weights, .. } = *self;
         let ends = panels.iter().skip(1).map(|p| p.at).chain([weights.floats().len()]);
         let mut rest = weights.floats_mut();
         let parts = panels.iter().zip(ends).map(|(panel, end)| {
@@ -102,13 +102,8 @@ impl Winograd {
         parts.collect::<Vec<_>>().into_par_iter().for_each(|(panel, out)| {
             let width = panel.vectors * isa.lanes();
             let valid = width.min(k - panel.channel);
-            let weight = |c: usize, k: usize, tap: [usize; 2]| weight(c, panel.channel + k, tap);
-            match tile {
-                Tile::F2 => pack_panel::<2, 4, Two>(c, (width, valid), out, weight),
-                Tile::F4 => pack_panel::<4, 6, Four>(c, (width, valid), out, weight),
-            }
+            isa.dispatch(Pack { tile, c, width, valid, out, kernel: |c: usize, k: usize| kernel(c, panel.channel + k) });
         });
-        Winograd { tile, c, k, origin, panels, weights }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -237,32 +232,66 @@ fn list_tiles(tiles: &mut Vec<Corner>, side: usize, [height, width]: [usize; 2],
 }
 
 /// The transformed kernels of one panel, `out` as `[plane][c][width]`; lanes from `valid` on are zero.
-fn pack_panel<const M: usize, const A: usize, T: Transform<M, A>>(
-    channels: usize,
-    (width, valid): (usize, usize),
-    out: &mut [f32],
-    weight: impl Fn(usize, usize, [usize; 2]) -> f64,
-) {
-    let combine = |g: &[f64; 3], w: &[[f64; WIDEST]; 3]| -> [f64; WIDEST] {
-        std::array::from_fn(|k| g[0] * w[0][k] + g[1] * w[1][k] + g[2] * w[2][k])
-    };
-    for c in 0..channels {
-        // [s][r][k]: a column of all the panel's kernels together.
-        let mut kernels = [[[0.0; WIDEST]; 3]; 3];
-        for (s, column) in kernels.iter_mut().enumerate() {
-            for (r, lanes) in column.iter_mut().enumerate() {
-                lanes[..valid].iter_mut().enumerate().for_each(|(k, lane)| *lane = weight(c, k, [r, s]));
-            }
+struct Pack<'a, K> {
+    tile: Tile,
+    c: usize,
+    width: usize,
+    valid: usize,
+    out: &'a mut [f32],
+    kernel: K,
+}
+
+/// Lanes that are transformed at a time.
+const LANES: usize = 8;
+
+impl<K: Fn(usize, usize) -> [f64; 9]> Work for Pack<'_, K> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        match self.tile {
+            Tile::F2 => self.planes::<2, 4, Two>(),
+            Tile::F4 => self.planes::<4, 6, Four>(),
         }
-        for i in 0..A {
-            let half = [0, 1, 2].map(|s| combine(&T::G[i], &kernels[s]));
-            for j in 0..A {
-                let whole = combine(&T::G[j], &half);
-                let row = &mut out[((i * A + j) * channels + c) * width..][..width];
-                row.iter_mut().zip(&whole).for_each(|(to, &from)| *to = from as f32);
+    }
+}
+
+impl<K: Fn(usize, usize) -> [f64; 9]> Pack<'_, K> {
+    #[inline(always)]
+    fn planes<const M: usize, const A: usize, T: Transform<M, A>>(self) {
+        let Pack { c: channels, width, valid, out, kernel, .. } = self;
+        for c in 0..channels {
+            // All planes of a channel here first: in `out` they often share a set of the cache, which holds fewer.
+            let mut planes = [[[0.0; WIDEST]; A]; A];
+            for first in (0..valid).step_by(LANES) {
+                let mut taps = [[0.0; LANES]; 9];
+                for k in first..valid.min(first + LANES) {
+                    for (tap, value) in taps.iter_mut().zip(kernel(c, k)) {
+                        tap[k - first] = value;
+                    }
+                }
+                for i in 0..A {
+                    let half = [0, 1, 2].map(|s| combine(&T::G[i], &taps[s], &taps[3 + s], &taps[6 + s]));
+                    for j in 0..A {
+                        let whole = combine(&T::G[j], &half[0], &half[1], &half[2]);
+                        for (to, from) in planes[i][j][first..first + LANES].iter_mut().zip(whole) {
+                            *to = from as f32;
+                        }
+                    }
+                }
+            }
+            for (plane, values) in planes.as_flattened().iter().enumerate() {
+                out[(plane * channels + c) * width..][..width].copy_from_slice(&values[..width]);
             }
         }
     }
+}
+
+#[inline(always)]
+fn combine(g: &[f64; 3], a: &[f64; LANES], b: &[f64; LANES], c: &[f64; LANES]) -> [f64; LANES] {
+    let mut out = [0.0; LANES];
+    for i in 0..LANES {
+        out[i] = g[0] * a[i] + g[1] * b[i] + g[2] * c[i];
+    }
+    out
 }
 
 /// One tile's sources, transformed, to row 0 of the planes of `out`; whole vectors, zeros behind channel `c`.
