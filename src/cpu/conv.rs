@@ -19,7 +19,7 @@ use crate::graph::Conv;
 use columns::Columns;
 use depthwise::Depthwise;
 use direct::{Panels, Scratch, Size};
-pub(crate) use grad_weight::{grad_weight, matrix_grad_weight};
+pub(crate) use grad_weight::matrix_grad_weight;
 use taps::{Frame, Geometry, Phase, Table};
 pub(crate) use wino::Tile;
 use wino::Winograd;
@@ -255,6 +255,26 @@ impl ConvPanels {
 /// Pixels of the widest accumulator tiles, or half of those of the others.
 const TILE_PIXELS: usize = 6;
 
+/// `x [N, H, W, C]`, `g [N, P, Q, K]` -> `dw [K, C/groups, R, S]`, overwritten; `hw` is the size of `x`. Bits do not depend
+/// on the number of threads.
+pub(crate) fn grad_weight(
+    (isa, way, work): (Isa, Way, &Workspace),
+    conv: &Conv,
+    n: usize,
+    hw: [usize; 2],
+    x: &[f32],
+    g: &[f32],
+    dw: &mut [f32],
+) {
+    match way {
+        Way::Direct => grad_weight::grad_weight(conv, n, hw, x, g, dw),
+        Way::Winograd(tile) => {
+            assert!(Way::winograd_fits(conv), "Winograd's tiles do not compute {conv:?}");
+            wino::weight_gradient(isa, tile, work, wino::Layer { conv, n, hw, x, g }, dw);
+        }
+    }
+}
+
 /// What a thread keeps from unit to unit.
 #[derive(Default)]
 struct Buffers {
@@ -262,6 +282,7 @@ struct Buffers {
     scratch: Scratch,
     columns: Vec<f32>,
     tiles: wino::Scratch,
+    gradients: wino::GradientScratch,
 }
 
 /// A run of result rows, counted over the whole batch.
@@ -279,7 +300,7 @@ impl Work for Unit<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Unit { layer, frame, rows, src, dst, epilogue, buffers } = self;
-        let Buffers { table, scratch, columns: sums, tiles } = buffers;
+        let Buffers { table, scratch, columns: sums, tiles, .. } = buffers;
         let (geometry, zeros) = (&layer.geometry, layer.zeros.floats());
         if let Algorithm::Winograd(winograd) = &layer.algorithm {
             let arrays = wino::Arrays { source: src, zeros, result: dst, epilogue };

@@ -127,7 +127,7 @@ impl CpuExecutor {
         workers.install(|| {
             for step in &program.steps {
                 let mut views = Views::of(arena, plan, program, step);
-                let cx = Context { plan, panels, work, isa: options.isa, n: plan.batch() };
+                let cx = Context { plan, panels, work, isa: options.isa, exact: options.exact, n: plan.batch() };
                 cx.run(step, &mut views);
             }
         });
@@ -233,6 +233,7 @@ struct Context<'a> {
     panels: &'a HashMap<PanelKey, Panels>,
     work: &'a Workspace,
     isa: Isa,
+    exact: bool,
     n: usize,
 }
 
@@ -314,16 +315,17 @@ fn run_op(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8],
         Op::Normalise { mean, std } => pointwise::normalise(mean, std, f(0), f32s(out)),
         Op::NormaliseGrad { std } => pointwise::normalise_grad(std, f(0), f32s(out)),
         Op::Conv2dGradWeight(conv) => {
-            let [h, w, _] = cx.hwc(x[0]);
-            conv::grad_weight(conv, n, [h, w], f(0), f(1), f32s(out));
+            let ([h, w, _], [p, q, _]) = (cx.hwc(x[0]), cx.hwc(x[1]));
+            let way = Way::choose(conv, [p, q], n, cx.exact);
+            conv::grad_weight((cx.isa, way, cx.work), conv, n, [h, w], f(0), f(1), f32s(out));
         }
         Op::LinearGradWeight => gemm::linear_grad_weight(n, c(), cx.channels(x[1]), f(0), f(1), f32s(out)),
-        Op::SumChannels => norm::sum_channels(c(), f(0), f32s(out)),
-        Op::BatchNormGradParams { eps } => norm::grad_params(*eps, c(), f(0), f(1), f(2), f(3), f32s(out)),
-        Op::BatchStats => norm::stats(c(), f(0), f32s(out)),
-        Op::BatchNormTrain { eps } => norm::train(*eps, c(), f(0), f(1), f(2), f(3), f32s(out)),
-        Op::BatchNormTrainGradParams { eps } => norm::train_grad_params(*eps, c(), f(0), f(1), f(2), f32s(out)),
-        Op::BatchNormTrainGrad { eps } => norm::train_grad(*eps, c(), f(0), f(1), f(2), f(3), f(4), f32s(out)),
+        Op::SumChannels => norm::sum_channels(cx.isa, c(), f(0), f32s(out)),
+        Op::BatchNormGradParams { eps } => norm::grad_params(cx.isa, *eps, c(), f(0), f(1), f(2), f(3), f32s(out)),
+        Op::BatchStats => norm::stats(cx.isa, c(), f(0), f32s(out)),
+        Op::BatchNormTrain { eps } => norm::train(cx.isa, *eps, c(), f(0), f(1), f(2), f(3), f32s(out)),
+        Op::BatchNormTrainGradParams { eps } => norm::train_grad_params(cx.isa, *eps, c(), f(0), f(1), f(2), f32s(out)),
+        Op::BatchNormTrainGrad { eps } => norm::train_grad(cx.isa, *eps, c(), f(0), f(1), f(2), f(3), f(4), f32s(out)),
         Op::RunningUpdate { momentum, row } => {
             let count = cx.graph().shape(x[2]).len(n) / cx.channels(x[2]);
             let old = if in_place(views, step, 0) { f32s_ref(out).to_vec() } else { f(0).to_vec() };

@@ -14,7 +14,7 @@ const ROWS: usize = 256;
 /// `x [N, H, W, C]`, `g [N, P, Q, K]` -> `dw [K, C/groups, R, S]`, overwritten.
 ///
 /// A task owns a block of the gradient and goes through the batch in order, so the bits do not depend on threads.
-pub(crate) fn grad_weight(conv: &Conv, n: usize, hw: [usize; 2], x: &[f32], g: &[f32], dw: &mut [f32]) {
+pub(super) fn grad_weight(conv: &Conv, n: usize, hw: [usize; 2], x: &[f32], g: &[f32], dw: &mut [f32]) {
     conv.check();
     let (p, q) = conv.out_hw(hw[0], hw[1]);
     let (c, k) = (conv.c / conv.groups, conv.k / conv.groups);

@@ -153,7 +153,8 @@ fn grad_weight_agrees_with_f64_on_any_number_of_threads() {
         products(&case, |i, j, o| want.add(j, f64::from(x[i]) * f64::from(g[o])));
         let run = |threads| {
             let mut got = vec![f32::NAN; w.len()];
-            pool(threads).install(|| grad_weight(&case.0, case.1, case.2, &x, &g, &mut got));
+            let how = (Isa::detect(), Way::Direct, &Workspace::new(threads));
+            pool(threads).install(|| grad_weight(how, &case.0, case.1, case.2, &x, &g, &mut got));
             got
         };
         want.compare(&run(1), &format!("{case:?}"));
@@ -213,36 +214,25 @@ fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started")
 }
 
-/// What Winograd's transforms cost in accuracy, from their matrices in one dimension: `[largest, mean]` over the results
-/// of a tile of the squared factor `sum_x At[i][x]^2 |G_x|^2 |Bt_x|^2 / 3`.
-///
-/// Take weights and sources that are independent with variances v and w. In one dimension a product x then has variance
-/// `v |G_x|^2 * w |Bt_x|^2`, and result i is `sum_x At[i][x]` of them; a direct sum of 3 terms has `3 v w`. If every
-/// product carries errors of e times its own size, result i carries e times its own size times the root of the factor
-/// above, and in two dimensions the factors of row and column multiply.
-fn loss(at: &[&[f64]], g: &[[f64; 3]], bt: &[&[f64]]) -> [f64; 2] {
-    let square = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>();
-    let factor = |row: &&[f64]| (0..row.len()).map(|x| row[x] * row[x] * square(&g[x]) * square(bt[x])).sum::<f64>() / 3.0;
-    let all: Vec<f64> = at.iter().map(factor).collect();
-    [all.iter().copied().fold(0.0, f64::max), all.iter().sum::<f64>() / all.len() as f64]
-}
+/// The matrices of a tile in one dimension: `At`, `G`, `Bt`, zeros of the last left out.
+type Matrices = (Vec<Vec<f64>>, Vec<[f64; 3]>, Vec<Vec<f64>>);
 
-fn winograd_loss(tile: Tile) -> [f64; 2] {
+fn matrices(tile: Tile) -> Matrices {
     let (third, twelfth, ends) = (1.0 / 6.0, 1.0 / 12.0, [0.0, 0.0, 1.0]);
     match tile {
-        Tile::F2 => loss(
-            &[&[1.0, 1.0, 1.0, 0.0], &[0.0, 1.0, -1.0, 1.0]],
-            &[[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], ends],
-            &[&[1.0, -1.0], &[1.0, 1.0], &[-1.0, 1.0], &[-1.0, 1.0]],
+        Tile::F2 => (
+            vec![vec![1.0, 1.0, 1.0, 0.0], vec![0.0, 1.0, -1.0, 1.0]],
+            vec![[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], ends],
+            vec![vec![1.0, -1.0], vec![1.0, 1.0], vec![-1.0, 1.0], vec![-1.0, 1.0]],
         ),
-        Tile::F4 => loss(
-            &[
-                &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
-                &[0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
-                &[0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
-                &[0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
+        Tile::F4 => (
+            vec![
+                vec![1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+                vec![0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
+                vec![0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+                vec![0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
             ],
-            &[
+            vec![
                 [0.25, 0.0, 0.0],
                 [third, third, third],
                 [third, third, third],
@@ -250,25 +240,52 @@ fn winograd_loss(tile: Tile) -> [f64; 2] {
                 [twelfth / 2.0, twelfth, third],
                 ends,
             ],
-            &[
-                &[4.0, -5.0, 1.0],
-                &[-4.0, -4.0, 1.0, 1.0],
-                &[4.0, -4.0, -1.0, 1.0],
-                &[-2.0, -1.0, 2.0, 1.0],
-                &[2.0, -1.0, -2.0, 1.0],
-                &[4.0, -5.0, 1.0],
+            vec![
+                vec![4.0, -5.0, 1.0],
+                vec![-4.0, -4.0, 1.0, 1.0],
+                vec![4.0, -4.0, -1.0, 1.0],
+                vec![-2.0, -1.0, 2.0, 1.0],
+                vec![2.0, -1.0, -2.0, 1.0],
+                vec![4.0, -5.0, 1.0],
             ],
         ),
     }
 }
 
-/// Compares with f64 what [`winograd_loss`] allows. A product is rounded once for each of its c terms and at most 16 times
-/// in the transforms around it, each time by up to `u` of its size, as a random walk: no element may be off by more than
-/// 8 standard deviations, all together by more than 1. Gives back the relative error of all together.
-fn close(got: &[f32], want: &[f64], tile: Tile, c: usize, term: f64) -> Result<f64, String> {
-    let [largest, mean] = winograd_loss(tile);
-    let unit = f64::from(f32::EPSILON) / 2.0 * ((c + 16) as f64).sqrt();
-    let size = term * (9.0 * c as f64).sqrt();
+/// What Winograd's transforms cost in accuracy in one dimension: `[largest, mean]` over the results of a tile of the
+/// squared factor `sum_x At[i][x]^2 |G_x|^2 |Bt_x|^2 / 3`.
+///
+/// Take weights and sources that are independent with variances v and w. In one dimension a product x then has variance
+/// `v |G_x|^2 * w |Bt_x|^2`, and result i is `sum_x At[i][x]` of them; a direct sum of 3 terms has `3 v w`. If every
+/// product carries errors of e times its own size, result i carries e times its own size times the root of the factor
+/// above, and in two dimensions the factors of row and column multiply.
+fn winograd_loss(tile: Tile) -> [f64; 2] {
+    let (at, g, bt) = matrices(tile);
+    largest_and_mean(at.iter().map(|at| (0..at.len()).map(|x| at[x] * at[x] * square(&g[x]) * square(&bt[x])).sum::<f64>() / 3.0))
+}
+
+/// The same for weight gradients, where G and At change places: `sum_x G[x][r]^2 |A_x|^2 |Bt_x|^2`, against as many terms as
+/// a tile has results.
+fn gradient_loss(tile: Tile) -> [f64; 2] {
+    let (at, g, bt) = matrices(tile);
+    let spread = |x: usize| at.iter().map(|row| row[x] * row[x]).sum::<f64>() / at.len() as f64;
+    largest_and_mean((0..3).map(|r| (0..g.len()).map(|x| g[x][r] * g[x][r] * spread(x) * square(&bt[x])).sum()))
+}
+
+fn square(row: &[f64]) -> f64 {
+    row.iter().map(|v| v * v).sum()
+}
+
+fn largest_and_mean(all: impl ExactSizeIterator<Item = f64> + Clone) -> [f64; 2] {
+    let count = all.len() as f64;
+    [all.clone().fold(0.0, f64::max), all.sum::<f64>() / count]
+}
+
+/// Compares with f64 what `[largest, mean]` losses allow. A product is rounded once for each of its terms and at most 16
+/// times in the transforms around it, each time by up to `u` of its size, as a random walk: no element may be off by more
+/// than 8 standard deviations, all together by more than 1. Gives back the relative error of all together.
+fn close(got: &[f32], want: &[f64], [largest, mean]: [f64; 2], terms: usize, size: f64) -> Result<f64, String> {
+    let unit = f64::from(f32::EPSILON) / 2.0 * ((terms + 16) as f64).sqrt();
     let (mut square, mut norm) = (0.0, 0.0);
     for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(got) - want).abs();
@@ -282,6 +299,11 @@ fn close(got: &[f32], want: &[f64], tile: Tile, c: usize, term: f64) -> Result<f
         return Err(format!("the norm of the error is {} of {}", square.sqrt(), norm.sqrt()));
     }
     Ok((square / norm).sqrt())
+}
+
+/// Size of a sum of 9 products for each of `c` channels.
+fn nine(c: usize, term: f64) -> f64 {
+    term * (9.0 * c as f64).sqrt()
 }
 
 /// Every height and width from 1 to 19 with every padding that fits, channels around the vectors.
@@ -327,9 +349,9 @@ fn winograd_agrees_with_f64() {
                     dst
                 };
                 let got = run(ConvPanels::forward(isa, conv, way, &w, with), &x, y.len());
-                let forward = close(&got, &y, tile, conv.c, weight * root_mean_square(&x));
+                let forward = close(&got, &y, winograd_loss(tile), conv.c, nine(conv.c, weight * root_mean_square(&x)));
                 let got = run(ConvPanels::grad_input(isa, conv, way, &w, with), &g, dx.len());
-                let backward = close(&got, &dx, tile, conv.k, weight * root_mean_square(&g));
+                let backward = close(&got, &dx, winograd_loss(tile), conv.k, nine(conv.k, weight * root_mean_square(&g)));
                 for error in [forward, backward] {
                     worst[t] = worst[t].max(error.unwrap_or_else(|e| panic!("{isa:?} {way:?} {case:?}: {e}")));
                 }
@@ -338,6 +360,40 @@ fn winograd_agrees_with_f64() {
     }
     // What networks lose per layer; a direct sum of these sizes errs by 1e-7 or two.
     assert!(worst[0] < 7e-7 && worst[1] < 5e-6, "relative errors of F(2x2) and F(4x4): {worst:?}");
+}
+
+#[test]
+fn winograd_weight_gradients_agree_with_f64_on_any_number_of_threads() {
+    let channels = |c, k| conv(c, k, [3, 3], [1, 1], [1, 1], 1, 1);
+    // More channels than a block and more tiles than a part, in turn.
+    let large = [(channels(130, 20), 3, [5, 6]), (channels(9, 131), 3, [6, 5]), (channels(5, 8), 9, [41, 47])];
+    let mut worst = [0.0f64; 2];
+    for case in winograd_cases().into_iter().chain(large).chain([(channels(3, 5), 0, [4, 4])]) {
+        let Data { x, w, g, .. } = data(&case);
+        let (conv, n, hw) = &case;
+        let mut want = vec![0.0; w.len()];
+        products(&case, |i, j, o| want[j] += f64::from(x[i]) * f64::from(g[o]));
+        for (isa, (t, tile)) in
+            Isa::available().into_iter().flat_map(|isa| [Tile::F2, Tile::F4].into_iter().enumerate().map(move |tile| (isa, tile)))
+        {
+            let run = |threads| {
+                let mut got = vec![f32::NAN; w.len()];
+                let how = (isa, Way::Winograd(tile), &Workspace::new(threads));
+                pool(threads).install(|| grad_weight(how, conv, *n, *hw, &x, &g, &mut got));
+                got
+            };
+            let got = run(1);
+            assert_eq!(got, run(3), "{isa:?} {tile:?}: threads change {case:?}");
+            let (p, q) = conv.out_hw(hw[0], hw[1]);
+            let tiles = n * p.div_ceil(tile.side()) * q.div_ceil(tile.side());
+            let pixels = (tiles * tile.side() * tile.side()) as f64;
+            let size = root_mean_square(&x) * root_mean_square(&g) * pixels.sqrt();
+            let error = close(&got, &want, gradient_loss(tile), tiles, size);
+            let error = error.unwrap_or_else(|e| panic!("{isa:?} {tile:?} {case:?}: {e}"));
+            worst[t] = if error > worst[t] { error } else { worst[t] };
+        }
+    }
+    assert!(worst[0] < 1e-6 && worst[1] < 5e-6, "relative errors of F(2x2) and F(4x4): {worst:?}");
 }
 
 /// The comparer must see each way in which tiles could go wrong.
@@ -356,7 +412,7 @@ fn winograd_faults_are_seen() {
             layer.run(&Workspace::new(1), *n, *hw, x, &mut got, &mut []);
             got
         };
-        let seen = |got: &[f32]| close(got, &want, tile, conv.c, term).is_err();
+        let seen = |got: &[f32]| close(got, &want, winograd_loss(tile), conv.c, nine(conv.c, term)).is_err();
         let right = run(&w, &x);
         assert!(!seen(&right), "{tile:?} is right");
         let mut swapped = w.clone();

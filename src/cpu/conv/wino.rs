@@ -2,6 +2,7 @@
 //! Must not know directions: the caller flips kernels and says where a tile's source begins.
 //! Lavin and Gray 2016, <https://arxiv.org/abs/1509.09308>
 
+mod gradient;
 mod product;
 mod transform;
 
@@ -11,10 +12,11 @@ use rayon::prelude::*;
 
 use super::direct::{Panel, Size, divide};
 use super::taps::Frame;
-use crate::cpu::epilogue::{self, Epi, Place};
+use crate::cpu::epilogue::{self, Epi};
 use crate::cpu::simd::{Aligned, Isa, Simd, Work};
+pub(super) use gradient::{Layer, Scratch as GradientScratch, weight_gradient};
 use product::{Product, ROWS};
-use transform::{Four, Transform, Two};
+use transform::{Four, Lift, OfSource, Transform, Two};
 
 /// Results of a tile: F(2x2, 3x3) takes 2.25 times fewer products than a direct sum, F(4x4, 3x3) 4 times, and loses
 /// about one more decimal digit.
@@ -152,11 +154,12 @@ impl Winograd {
         let step = row * tiles.len().next_multiple_of(ROWS) + SKEW;
         planes.grow((A * A + 1) * step);
         let floats = planes.floats_mut();
+        let place = Place { hw: frame.source_hw, channels: self.c, origin: self.origin };
         for (i, tile) in tiles.iter().enumerate() {
-            let pixels = self.pixels::<A>(frame, *tile, source, zeros);
+            let pixels = pixels::<A>(&place, *tile, source, zeros);
             let out = &mut floats[step + i * row..];
             // SAFETY: each pixel is one of zeros or of an image, which the assertions above found in their arrays.
-            unsafe { transform_source::<S, M, A, T>(s, self.c, &pixels, out, step) };
+            unsafe { lift::<S, A, A, OfSource<M, T>>(s, self.c, &pixels, out, step) };
         }
         self.multiply(s, tiles.len(), floats, (row, step));
         let mut sums = [[[0.0; WIDEST]; M]; M];
@@ -166,27 +169,6 @@ impl Winograd {
             let to = Target { first, line: frame.result_hw[1], inside, channels: self.k };
             transform_result::<S, M, A, T>(s, (&floats[i * row..], step), &to, &mut sums, result, epilogue);
         }
-    }
-
-    /// Where the source pixels of a tile start; those outside of the image are zeros.
-    #[inline(always)]
-    fn pixels<const A: usize>(&self, frame: &Frame, tile: Corner, source: &[f32], zeros: &[f32]) -> [[*const f32; A]; A] {
-        let [height, width] = frame.source_hw;
-        // A place before the image wraps around to far behind it.
-        let (top, left) = (tile.y.wrapping_sub(self.origin[0]), tile.x.wrapping_sub(self.origin[1]));
-        let mut pixels = [[zeros.as_ptr(); A]; A];
-        for (i, line) in pixels.iter_mut().enumerate() {
-            let y = top.wrapping_add(i);
-            if y < height {
-                let row = source.as_ptr().wrapping_add((tile.image * height + y) * width * self.c);
-                for (j, pixel) in line.iter_mut().enumerate() {
-                    let x = left.wrapping_add(j);
-                    let place = row.wrapping_add(x.wrapping_mul(self.c));
-                    *pixel = if x < width { place } else { *pixel };
-                }
-            }
-        }
-        pixels
     }
 
     /// All planes' products: plane by plane, so that the sources stay near while the panels of weights pass by.
@@ -217,6 +199,35 @@ impl Winograd {
             }
         }
     }
+}
+
+/// The images that tiles read.
+struct Place {
+    hw: [usize; 2],
+    channels: usize,
+    /// A tile at (0, 0) reads from minus this on.
+    origin: [usize; 2],
+}
+
+/// Where the pixels of a tile start; those outside of the image are zeros.
+#[inline(always)]
+fn pixels<const I: usize>(place: &Place, tile: Corner, source: &[f32], zeros: &[f32]) -> [[*const f32; I]; I] {
+    let [height, width] = place.hw;
+    // A place before the image wraps around to far behind it.
+    let (top, left) = (tile.y.wrapping_sub(place.origin[0]), tile.x.wrapping_sub(place.origin[1]));
+    let mut pixels = [[zeros.as_ptr(); I]; I];
+    for (i, line) in pixels.iter_mut().enumerate() {
+        let y = top.wrapping_add(i);
+        if y < height {
+            let row = source.as_ptr().wrapping_add((tile.image * height + y) * width * place.channels);
+            for (j, pixel) in line.iter_mut().enumerate() {
+                let x = left.wrapping_add(j);
+                let at = row.wrapping_add(x.wrapping_mul(place.channels));
+                *pixel = if x < width { at } else { *pixel };
+            }
+        }
+    }
+    pixels
 }
 
 /// Fills `tiles` with those of the result rows `rows`, which hold whole rows of tiles.
@@ -294,15 +305,15 @@ fn combine(g: &[f64; 3], a: &[f64; LANES], b: &[f64; LANES], c: &[f64; LANES]) -
     out
 }
 
-/// One tile's sources, transformed, to row 0 of the planes of `out`; whole vectors, zeros behind channel `c`.
+/// One tile's pixels, transformed, to row 0 of the planes of `out`; whole vectors, zeros behind channel `c`.
 ///
 /// # Safety
 /// Every pixel is good for reads of `c` floats.
 #[inline(always)]
-unsafe fn transform_source<S: Simd, const M: usize, const A: usize, T: Transform<M, A>>(
+unsafe fn lift<S: Simd, const I: usize, const A: usize, L: Lift<I, A>>(
     s: S,
     c: usize,
-    pixels: &[[*const f32; A]; A],
+    pixels: &[[*const f32; I]; I],
     out: &mut [f32],
     step: usize,
 ) {
@@ -311,10 +322,10 @@ unsafe fn transform_source<S: Simd, const M: usize, const A: usize, T: Transform
     // SAFETY: the assertion above covers every plane; the caller vouches for c floats of each pixel.
     unsafe {
         for channel in (0..whole).step_by(S::W) {
-            transform_vector::<S, M, A, T>(s, S::W, channel, pixels, out.as_mut_ptr(), step);
+            lift_vector::<S, I, A, L>(s, S::W, channel, pixels, out.as_mut_ptr(), step);
         }
         if whole < c {
-            transform_vector::<S, M, A, T>(s, c - whole, whole, pixels, out.as_mut_ptr(), step);
+            lift_vector::<S, I, A, L>(s, c - whole, whole, pixels, out.as_mut_ptr(), step);
         }
     }
 }
@@ -324,18 +335,17 @@ unsafe fn transform_source<S: Simd, const M: usize, const A: usize, T: Transform
 /// # Safety
 /// Every pixel is good for reads of those channels, `out` for writes of a vector of them in every plane.
 #[inline(always)]
-unsafe fn transform_vector<S: Simd, const M: usize, const A: usize, T: Transform<M, A>>(
+unsafe fn lift_vector<S: Simd, const I: usize, const A: usize, L: Lift<I, A>>(
     s: S,
     width: usize,
     channel: usize,
-    pixels: &[[*const f32; A]; A],
+    pixels: &[[*const f32; I]; I],
     out: *mut f32,
     step: usize,
 ) {
-    let zeros = [s.splat(0.0); A];
-    let mut columns = [zeros; A];
+    let mut columns = [[s.splat(0.0); A]; I];
     for (j, column) in columns.iter_mut().enumerate() {
-        let mut d = zeros;
+        let mut d = [s.splat(0.0); I];
         for (d, line) in d.iter_mut().zip(pixels) {
             // SAFETY: the caller vouches for the channels.
             *d = unsafe {
@@ -343,14 +353,14 @@ unsafe fn transform_vector<S: Simd, const M: usize, const A: usize, T: Transform
                 if width == S::W { s.load(p) } else { s.load_part(p, width) }
             };
         }
-        *column = T::source(s, d);
+        *column = L::lift(s, d);
     }
     for i in 0..A {
-        let mut d = zeros;
+        let mut d = [s.splat(0.0); I];
         for (d, column) in d.iter_mut().zip(&columns) {
             *d = column[i];
         }
-        for (j, &v) in T::source(s, d).iter().enumerate() {
+        for (j, &v) in L::lift(s, d).iter().enumerate() {
             // SAFETY: the caller vouches for every plane.
             unsafe { s.store(out.add((i * A + j) * step + channel), v) };
         }
@@ -409,7 +419,7 @@ fn transform_result<S: Simd, const M: usize, const A: usize, T: Transform<M, A>>
             for (j, sums) in line.iter().enumerate().take(to.inside[1]) {
                 let pixel = to.first + i * to.line + j;
                 let out = &mut result[pixel * to.channels + channel..][..valid];
-                epilogue::apply(s, epilogue, Place { pixel, channel, channels: to.channels }, &sums[..valid], out);
+                epilogue::apply(s, epilogue, epilogue::Place { pixel, channel, channels: to.channels }, &sums[..valid], out);
             }
         }
     }

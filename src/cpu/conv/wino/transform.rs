@@ -2,6 +2,8 @@
 //! Must not know tiles, channels or where anything lies.
 //! Lavin and Gray 2016, <https://arxiv.org/abs/1509.09308>: `y = At [(G g) * (Bt d)]`.
 
+use std::marker::PhantomData;
+
 use crate::cpu::simd::Simd;
 
 /// `M` results of a kernel of 3 from `A = M + 2` sources and as many products.
@@ -12,6 +14,33 @@ pub(super) trait Transform<const M: usize, const A: usize> {
     fn source<S: Simd>(s: S, d: [S::V; A]) -> [S::V; A];
     /// The products' to results, `At m`.
     fn result<S: Simd>(s: S, m: [S::V; A]) -> [S::V; M];
+    /// The results' gradient to that of the products, `A y`: the transpose of [`Transform::result`].
+    fn gradient<S: Simd>(s: S, y: [S::V; M]) -> [S::V; A];
+}
+
+/// A transform from `I` pixels to the `A` places of a tile.
+pub(super) trait Lift<const I: usize, const A: usize> {
+    fn lift<S: Simd>(s: S, d: [S::V; I]) -> [S::V; A];
+}
+
+/// [`Transform::source`].
+pub(super) struct OfSource<const M: usize, T>(PhantomData<T>);
+
+impl<const M: usize, const A: usize, T: Transform<M, A>> Lift<A, A> for OfSource<M, T> {
+    #[inline(always)]
+    fn lift<S: Simd>(s: S, d: [S::V; A]) -> [S::V; A] {
+        T::source(s, d)
+    }
+}
+
+/// [`Transform::gradient`].
+pub(super) struct OfGradient<const M: usize, T>(PhantomData<T>);
+
+impl<const M: usize, const A: usize, T: Transform<M, A>> Lift<M, A> for OfGradient<M, T> {
+    #[inline(always)]
+    fn lift<S: Simd>(s: S, d: [S::V; M]) -> [S::V; A] {
+        T::gradient(s, d)
+    }
 }
 
 /// F(2, 3) on the points 0, 1, -1 and infinity.
@@ -27,6 +56,10 @@ impl Transform<2, 4> for Two {
     #[inline(always)]
     fn result<S: Simd>(s: S, m: [S::V; 4]) -> [S::V; 2] {
         [s.add(s.add(m[0], m[1]), m[2]), s.add(s.sub(m[1], m[2]), m[3])]
+    }
+    #[inline(always)]
+    fn gradient<S: Simd>(s: S, y: [S::V; 2]) -> [S::V; 4] {
+        [y[0], s.add(y[0], y[1]), s.sub(y[0], y[1]), y[1]]
     }
 }
 
@@ -67,5 +100,12 @@ impl Transform<4, 6> for Four {
             s.fma(even_2, s.splat(4.0), even),
             s.add(s.fma(odd_2, s.splat(8.0), odd), m[5]),
         ]
+    }
+    #[inline(always)]
+    fn gradient<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
+        let (even, odd) = (s.add(y[0], y[2]), s.add(y[1], y[3]));
+        let even_2 = s.fma(y[2], s.splat(4.0), y[0]);
+        let odd_2 = s.fma(y[3], s.splat(8.0), s.add(y[1], y[1]));
+        [y[0], s.add(even, odd), s.sub(even, odd), s.add(even_2, odd_2), s.sub(even_2, odd_2), y[3]]
     }
 }
