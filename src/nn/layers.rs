@@ -11,7 +11,8 @@ const BN_EPS: f32 = 1e-5;
 /// A graph under construction and the mode it is built in.
 pub(super) struct Layers<'a> {
     pub graph: &'a mut Graph,
-    pub train: bool,
+    /// In training the seed of dropout; `None` in evaluation.
+    pub train: Option<u64>,
 }
 
 /// Output channels, side of the square kernel and stride of a convolution padded by half its kernel.
@@ -32,7 +33,7 @@ impl Layers<'_> {
         self.graph.conv2d(name, x, conv, false)
     }
     pub fn bn(&mut self, name: &str, x: Value) -> Value {
-        self.graph.batch_norm(name, x, BN_EPS, self.train)
+        self.graph.batch_norm(name, x, BN_EPS, self.train.is_some())
     }
     pub fn bn_relu(&mut self, name: &str, x: Value) -> Value {
         let y = self.bn(name, x);
@@ -40,14 +41,12 @@ impl Layers<'_> {
     }
     /// Nothing in evaluation; in training keeps each element with probability `1 - p`. Every call is its own site.
     pub fn dropout(&mut self, x: Value, p: f32) -> Value {
-        if !self.train || p == 0.0 {
-            return x;
-        }
+        let Some(seed) = self.train.filter(|_| p > 0.0) else { return x };
         let made = self.graph.nodes().iter().filter(|n| matches!(n.op, Op::DropoutMask { .. })).count();
         let site = u16::try_from(made).expect("a graph has fewer than 65536 dropout layers");
         let index = self.input("index", Shape::per_image(&[]));
         let step = self.input("step", Shape::fixed(&[]));
-        let mask = self.graph.push(Op::DropoutMask { p, site, seed: 0 }, &[x, index, step]);
+        let mask = self.graph.push(Op::DropoutMask { p, site, seed }, &[x, index, step]);
         self.graph.push(Op::Dropout { p }, &[x, mask])
     }
     fn input(&mut self, name: &str, shape: Shape) -> Value {

@@ -54,10 +54,19 @@ pub struct Net {
 /// Appends the network of `card` to `graph`. `image` is `[N, H, W, C]` with values in [0,1]; the card's normalisation
 /// is the network's first op, left out where mean is 0 and std 1.
 ///
-/// With `train` batch norms use the batch's own statistics and dropout is drawn; dropout reads the inputs `index`
+/// With `train` batch norms use the batch's own statistics and dropout is drawn, by a seed of 0; dropout reads the inputs `index`
 /// (`[N]`, position of each image in its split) and `step` (scalar), made here where the graph has none. Built twice
 /// into one graph, both networks share their parameters. Panics where `image` has another shape than the card says.
 pub fn build(card: &ModelCard, graph: &mut Graph, image: Value, train: bool) -> Net {
+    append(card, graph, image, train.then_some(0))
+}
+
+/// [`build`] for training, with dropout drawn by `seed`.
+pub fn build_training(card: &ModelCard, graph: &mut Graph, image: Value, seed: u64) -> Net {
+    append(card, graph, image, Some(seed))
+}
+
+fn append(card: &ModelCard, graph: &mut Graph, image: Value, train: Option<u64>) -> Net {
     let [c, h, w] = card.input;
     assert_eq!(graph.shape(image).hwc(), (h, w, c), "card `{}` describes {h}x{w}x{c} images", card.name);
     let neutral = card.mean.iter().all(|&m| m == 0.0) && card.std.iter().all(|&s| s == 1.0);

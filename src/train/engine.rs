@@ -28,6 +28,8 @@ pub struct Form {
     pub averaged: bool,
     /// Images in a batch.
     pub batch: usize,
+    /// Seed of dropout.
+    pub seed: u64,
 }
 
 /// What varies from step to step.
@@ -340,7 +342,7 @@ fn nodes(card: &ModelCard, form: &Form) -> (Graph, Values, Vec<Segment>) {
     let x = image_input(&mut g, "x", card);
     let label = g.input("label", Shape::per_image(&[]), DType::I32);
     let eval_logits = nn::build(card, &mut g, x, false).logits;
-    let logits = nn::build(card, &mut g, x, true).logits;
+    let logits = nn::build_training(card, &mut g, x, form.seed).logits;
     let mut segments = vec![Segment { name: "infer".into(), outputs: vec![eval_logits], carries: Vec::new() }];
     let statistics = g.running_updates(BN_MOMENTUM);
     let attack = form.crafting.map(|crafting| {

@@ -1,6 +1,10 @@
-//! Which images come when: the held-out part, the order of an epoch, and batches read and varied.
+//! Which images come when: the held-out part, the order of an epoch, and batches read and varied, the next one ahead.
 //! Must not know what is done with them.
 
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::augment::{Augment, Draw, below};
@@ -13,7 +17,17 @@ use crate::rng::{Purpose, Stream};
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     data: Dataset,
-    rows: Vec<usize>,
+    rows: Arc<[usize]>,
+    readers: Arc<ThreadPool>,
+}
+
+/// So many threads that read images.
+///
+/// # Errors
+/// [`Error::Device`] where they cannot be had.
+pub(super) fn readers(threads: usize) -> Result<Arc<ThreadPool>> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map(Arc::new).map_err(|e| Error::device(format!("cannot start {threads} threads to read images: {e}")))
 }
 
 /// A batch in memory.
@@ -36,17 +50,17 @@ impl Loaded {
 
 impl Pool {
     /// All of a set.
-    pub fn whole(data: &Dataset) -> Self {
-        Pool { data: data.clone(), rows: (0..data.len()).collect() }
+    pub fn whole(data: &Dataset, readers: &Arc<ThreadPool>) -> Self {
+        Pool { data: data.clone(), rows: (0..data.len()).collect(), readers: Arc::clone(readers) }
     }
 
     /// The images to train on, and `val` others drawn by `seed`, each in the order of the set.
-    pub fn split(data: &Dataset, val: usize, seed: u64) -> [Self; 2] {
+    pub fn split(data: &Dataset, val: usize, seed: u64, readers: &Arc<ThreadPool>) -> [Self; 2] {
         let drawn = permutation(seed, 0, 1, data.len());
         let part = |rows: &[usize]| {
             let mut rows = rows.to_vec();
             rows.sort_unstable();
-            Pool { data: data.clone(), rows }
+            Pool { data: data.clone(), rows: rows.into(), readers: Arc::clone(readers) }
         };
         let (held, rest) = drawn.split_at(val.min(data.len()));
         [part(rest), part(held)]
@@ -75,7 +89,8 @@ impl Pool {
             vary(batch.index[0], &plain, out);
             Ok((label, batch.index[0]))
         };
-        let named: Vec<(i32, u32)> = pixels.par_chunks_mut(size).zip(positions).map(read).collect::<Result<_>>()?;
+        let all = || pixels.par_chunks_mut(size).zip(positions).map(read).collect::<Result<Vec<(i32, u32)>>>();
+        let named = self.readers.install(all)?;
         let (label, index) = named.into_iter().unzip();
         Ok(Loaded { pixels, label, index })
     }
@@ -85,10 +100,49 @@ impl Pool {
         self.load(positions, |_, from, to| to.copy_from_slice(from))
     }
 
-    /// The images at `positions`, cropped and flipped for an epoch.
-    pub fn varied(&self, positions: &[usize], augment: Augment, seed: u64, epoch: usize) -> Result<Loaded> {
-        let shape = self.data.shape();
-        self.load(positions, |index, from, to| augment.apply(Draw { seed, index, epoch: epoch as u32 }, shape, from, to))
+    /// The images of a request, cropped and flipped.
+    fn varied(&self, request: &Request) -> Result<Loaded> {
+        let (shape, &Request { ref positions, augment, seed, epoch }) = (self.data.shape(), request);
+        self.load(positions, |index, from, to| augment.apply(Draw { seed, index, epoch }, shape, from, to))
+    }
+}
+
+/// Which images, varied how.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Request {
+    /// In the pool.
+    pub positions: Vec<usize>,
+    pub augment: Augment,
+    pub seed: u64,
+    pub epoch: u32,
+}
+
+/// Batches for training: while one is used, the next is read.
+pub(super) struct Feed {
+    pub pool: Pool,
+    ahead: Option<(Request, Receiver<Result<Loaded>>)>,
+}
+
+impl Feed {
+    pub fn new(pool: Pool) -> Self {
+        Feed { pool, ahead: None }
+    }
+
+    /// The images of `request`, read by now if they were announced; `next` is announced.
+    pub fn take(&mut self, request: &Request, next: Option<Request>) -> Result<Loaded> {
+        let ready = self.ahead.take().filter(|(announced, _)| announced == request);
+        let batch = match ready.and_then(|(_, reader)| reader.recv().ok()) {
+            Some(batch) => batch?,
+            None => self.pool.varied(request)?,
+        };
+        self.ahead = next.map(|next| {
+            let (sender, receiver) = channel();
+            let (pool, request) = (self.pool.clone(), next.clone());
+            // Nobody listens where the run has ended.
+            self.pool.readers.spawn(move || drop(sender.send(pool.varied(&request))));
+            (next, receiver)
+        });
+        Ok(batch)
     }
 }
 
@@ -111,20 +165,52 @@ mod tests {
         Dataset::open("synthetic", &options).expect("the synthetic set is always there")
     }
 
+    fn pool(threads: usize) -> Arc<ThreadPool> {
+        readers(threads).expect("threads can be started")
+    }
+
+    #[test]
+    fn as_many_threads_read_as_asked_for() {
+        for threads in [1, 3] {
+            let whole = Pool::whole(&data(), &pool(threads));
+            let counted = |_, _: &[f32], _: &mut [f32]| assert_eq!(rayon::current_num_threads(), threads);
+            whole.load(&[0, 1, 2, 3], counted).expect("images of the set");
+        }
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_what_would_be_read() {
+        let request = |positions: &[usize], epoch| Request {
+            positions: positions.to_vec(),
+            augment: Augment { pad: 4, flip: true },
+            seed: 5,
+            epoch,
+        };
+        let whole = Pool::whole(&data(), &pool(2));
+        let mut feed = Feed::new(whole.clone());
+        let (first, second, other) = (request(&[3, 1], 0), request(&[7, 2], 0), request(&[7, 2], 1));
+        // The second time something else is asked for than was announced.
+        for (asked, next) in [(&first, &second), (&second, &second), (&other, &first), (&first, &second)] {
+            let got = feed.take(asked, Some(next.clone())).expect("images of the set");
+            let want = whole.varied(asked).expect("images of the set");
+            assert!(got.pixels == want.pixels && got.label == want.label && got.index == want.index, "{asked:?}");
+        }
+    }
+
     #[test]
     fn held_out_images_are_never_trained_on() {
-        let [train, val] = Pool::split(&data(), 20, 7);
-        let mut all = [train.rows.clone(), val.rows.clone()].concat();
+        let [train, val] = Pool::split(&data(), 20, 7, &pool(1));
+        let mut all = [&train.rows[..], &val.rows[..]].concat();
         all.sort_unstable();
         assert_eq!(all, (0..60).collect::<Vec<_>>());
         assert_eq!((train.len(), val.len()), (40, 20));
-        assert_ne!(val.rows, Pool::split(&data(), 20, 8)[1].rows, "another seed");
-        assert_ne!(val.rows, (0..20).collect::<Vec<_>>(), "sets are often sorted by class");
+        assert_ne!(val.rows, Pool::split(&data(), 20, 8, &pool(1))[1].rows, "another seed");
+        assert_ne!(val.rows[..], (0..20).collect::<Vec<_>>()[..], "sets are often sorted by class");
     }
 
     #[test]
     fn orders_hold_everything_once_and_change_with_the_epoch() {
-        let pool = Pool::whole(&data());
+        let pool = Pool::whole(&data(), &pool(1));
         let mut order = pool.order(1, 0);
         assert_eq!(order, pool.order(1, 0));
         assert!(order != pool.order(1, 1) && order != pool.order(2, 0));
@@ -134,7 +220,7 @@ mod tests {
 
     #[test]
     fn batches_keep_image_and_label_together() {
-        let [_, val] = Pool::split(&data(), 20, 7);
+        let [_, val] = Pool::split(&data(), 20, 7, &pool(1));
         let loaded = val.plain(&[5, 2]).expect("images of the set");
         let want = data().read(val.rows[2]..val.rows[2] + 1).expect("an image of the set");
         let mut pixels = vec![0.0; 3072];

@@ -30,7 +30,7 @@ use crate::nn::Weights;
 use crate::rng::{self, Purpose, Stream};
 use checkpoint::{Folder, Position, Saved};
 use evaluate::{Probe, evaluate};
-use feed::{Loaded, Pool};
+use feed::{Feed, Loaded, Pool, Request, readers};
 
 /// A run: what is trained, on what, and where it is kept.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ struct Run<'a, 'h> {
     engine: Engine,
     /// For the last batch of an epoch, where it is not full.
     tail: Option<Engine>,
-    train: Pool,
+    feed: Feed,
     /// What the best checkpoint is chosen on.
     judge: Option<Pool>,
     folder: Folder,
@@ -126,9 +126,10 @@ struct Run<'a, 'h> {
 impl<'a, 'h> Run<'a, 'h> {
     fn open(device: &Device, job: Job<'a>, hooks: Hooks<'h>) -> Result<Self> {
         let config = job.config;
-        let [train, held] = Pool::split(job.train, config.val, config.seed);
+        let readers = readers(device.threads())?;
+        let [train, held] = Pool::split(job.train, config.val, config.seed, &readers);
         let judge = match (config.choose_on_test, job.test) {
-            (true, Some(test)) => Some(Pool::whole(test)),
+            (true, Some(test)) => Some(Pool::whole(test, &readers)),
             (true, None) => return Err(Error::usage("there is no test split to choose the best checkpoint on")),
             (false, _) => Some(held).filter(|h| h.len() > 0),
         };
@@ -140,13 +141,14 @@ impl<'a, 'h> Run<'a, 'h> {
             nesterov: config.nesterov,
             averaged: config.ema.is_some(),
             batch,
+            seed: config.seed,
         };
         let batch = config.batch.min(train.len());
         let left = if config.drop_last { 0 } else { train.len() % batch };
         // Batch norm cannot be trained on one image.
         let tail = (left > 1).then(|| Engine::new(device, &config.card, weights.clone(), form(left))).transpose()?;
         let engine = Engine::new(device, &config.card, weights, form(batch))?;
-        let mut run = Run { config, engine, tail, train, judge, folder, at: Position::default(), hooks };
+        let mut run = Run { config, engine, tail, feed: Feed::new(train), judge, folder, at: Position::default(), hooks };
         if let Some(Saved { at, state }) = saved {
             run.engine.restore(&state)?;
             run.at = at;
@@ -156,14 +158,14 @@ impl<'a, 'h> Run<'a, 'h> {
 
     /// Steps of an epoch.
     fn steps(&self) -> usize {
-        self.train.len() / self.engine.batch() + usize::from(self.tail.is_some())
+        self.feed.pool.len() / self.engine.batch() + usize::from(self.tail.is_some())
     }
 
     /// Finishes the current epoch: the steps that are left, evaluation, checkpoints.
     fn epoch(&mut self) -> Result<()> {
         let began = Instant::now();
         let (epoch, steps) = (self.at.epoch, self.steps());
-        let order = self.train.order(self.config.seed, epoch);
+        let order = self.feed.pool.order(self.config.seed, epoch);
         if let Some(c) = self.config.crafting {
             self.engine.set_step_length(c.alpha)?;
         }
@@ -200,15 +202,21 @@ impl<'a, 'h> Run<'a, 'h> {
     fn step(&mut self, order: &[usize]) -> Result<()> {
         let (epoch, step, full) = (self.at.epoch, self.at.step, self.engine.batch());
         let global = epoch * self.steps() + step;
-        let positions = &order[step * full..order.len().min((step + 1) * full)];
-        let batch = self.train.varied(positions, self.config.augment, self.config.seed, epoch)?;
+        let request = |step: usize| Request {
+            positions: order[step * full..order.len().min((step + 1) * full)].to_vec(),
+            augment: self.config.augment,
+            seed: self.config.seed,
+            epoch: epoch as u32,
+        };
+        let next = (step + 1 < self.steps()).then(|| request(step + 1));
+        let (count, batch) = (request(step).positions.len(), self.feed.take(&request(step), next)?);
         let hyper = Hyper {
             lr: self.lr(global) as f32,
             momentum: self.config.momentum as f32,
             weight_decay: self.config.weight_decay as f32,
             ema: self.config.ema.unwrap_or(0.0) as f32,
         };
-        let seen = if positions.len() == full {
+        let seen = if count == full {
             learn(&mut self.engine, self.config, &batch, epoch, global, hyper)?
         } else {
             let tail = self.tail.as_mut().expect("an epoch has a step for a short batch only where there is a plan for it");
@@ -221,7 +229,7 @@ impl<'a, 'h> Run<'a, 'h> {
             return Err(self.diverged(seen.loss));
         }
         let Position { epoch, best, .. } = self.at;
-        let (loss, count, correct) = (self.at.loss + seen.loss, self.at.seen + positions.len(), self.at.correct + seen.correct);
+        let (loss, count, correct) = (self.at.loss + seen.loss, self.at.seen + count, self.at.correct + seen.correct);
         self.at = Position { epoch, step: step + 1, loss, seen: count, correct, best };
         Ok(())
     }

@@ -38,6 +38,7 @@ pub fn trials() -> Vec<Trial> {
         trial("training::last_batch", last_batches),
         trial("training::averages", averages_follow_every_parameter),
         trial("training::in_place", updates_copy_nothing),
+        trial("training::dropout_seed", masks_follow_the_seed),
     ]
 }
 
@@ -305,7 +306,7 @@ fn last_batches() -> petard::Result<()> {
 /// The average after each step is that of all parameters after it, running statistics included.
 fn averages_follow_every_parameter() -> petard::Result<()> {
     let card = ModelCard::parse(CARD, "tiny", Path::new("")).expect("a good card");
-    let form = Form { crafting: None, smoothing: 0.0, nesterov: true, averaged: true, batch: 16 };
+    let form = Form { crafting: None, smoothing: 0.0, nesterov: true, averaged: true, batch: 16, seed: 0 };
     let mut engine = Engine::new(&device(2), &card, Weights::initial(&card, 3), form)?;
     let batch = images(Split::Train, 16).read(0..16)?;
     let mut pixels = vec![0.0; 16 * 3072];
@@ -333,13 +334,34 @@ fn averages_follow_every_parameter() -> petard::Result<()> {
 /// Weights, velocities, statistics, averages and images are all updated where they lie.
 fn updates_copy_nothing() -> petard::Result<()> {
     let config = robust(1);
-    let form = Form { crafting: config.crafting, smoothing: 0.0, nesterov: true, averaged: true, batch: 16 };
+    let form = Form { crafting: config.crafting, smoothing: 0.0, nesterov: true, averaged: true, batch: 16, seed: 0 };
     let (graph, segments) = train::step_graph(&config.card, &form);
     let plan = compile(&graph, &segments, form.batch)?;
     for program in plan.programs() {
         let copies: Vec<&str> = program.steps.iter().filter(|s| s.head == Head::Copy).map(|s| s.label.as_str()).collect();
         assert_eq!(copies, [""; 0], "`{}` copies", program.name);
     }
+    Ok(())
+}
+
+/// The seed of a run draws its masks, and nothing but training sees it.
+fn masks_follow_the_seed() -> petard::Result<()> {
+    let card = dropped(1).card;
+    let batch = images(Split::Train, 16).read(0..16)?;
+    let mut pixels = vec![0.0; 16 * 3072];
+    pixels.chunks_mut(3072).enumerate().for_each(|(i, out)| batch.pixels_f32(i, out));
+    let label = batch.labels.expect("labels");
+    let seen = |seed| -> petard::Result<(f64, Vec<f32>)> {
+        let form = Form { crafting: None, smoothing: 0.0, nesterov: true, averaged: false, batch: 16, seed };
+        let mut engine = Engine::new(&device(2), &card, Weights::initial(&card, 3), form)?;
+        engine.load(Images { pixels: &pixels, label: &label, index: &batch.index })?;
+        let logits = engine.logits()?;
+        Ok((engine.step(Hyper { lr: 0.1, momentum: 0.9, weight_decay: 0.0, ema: 0.0 }, 0)?.loss, logits))
+    };
+    let (one, again, other) = (seen(1)?, seen(1)?, seen(2)?);
+    assert!(one == again, "one seed, two results");
+    assert!(one.0 != other.0, "two seeds, one loss: {}", one.0);
+    assert!(one.1 == other.1, "evaluation depends on the seed");
     Ok(())
 }
 
