@@ -49,6 +49,8 @@ pub struct Inferred<'a> {
 #[derive(Debug)]
 pub struct Writer {
     target: Target,
+    /// Whether the folder was made here: then it goes again if nothing comes into it.
+    made: bool,
     content: Content,
     spool: Spool,
     parts: Vec<Value>,
@@ -91,13 +93,15 @@ impl Writer {
             Some("npz") => Target::Npz(path.to_path_buf()),
             _ => Target::Folder(path.to_path_buf()),
         };
+        let mut made = false;
         if let Target::Folder(dir) = &target {
+            made = !dir.exists();
             claim(dir)?;
         } else if path.is_dir() {
             return Err(Error::usage(format!("`{}` is a folder", path.display())).with_hint("choose another name for the file"));
         }
         let spool = Spool::new(target.dir(), &content)?;
-        Ok(Writer { target, content, spool, parts: Vec::new(), notes: Map::new() })
+        Ok(Writer { target, made, content, spool, parts: Vec::new(), notes: Map::new() })
     }
 
     /// Notes a fact about the run (model, attack, seed, ..) in the manifest or in the header of a `.safetensors` file;
@@ -167,6 +171,15 @@ impl Writer {
         self.parts.push(json!({ "file": name, "rows": self.spool.rows(), "sha256": sha256 }));
         self.spool = Spool::new(self.target.dir(), &self.content)?;
         Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let (Target::Folder(dir), true) = (&self.target, self.made) {
+            // Fails, as it should, where there is something in it.
+            let _ = std::fs::remove_dir(dir);
+        }
     }
 }
 
@@ -448,6 +461,20 @@ mod tests {
         let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("a valid file");
         assert_eq!(tensors.tensor("logits").expect("there").shape(), [1, 2]);
         assert_eq!(tensors.tensor("logits").expect("there").data(), bytemuck::cast_slice::<f32, u8>(&[0.5, 1.5]));
+    }
+
+    #[test]
+    fn a_folder_made_for_nothing_goes_again() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("set");
+        drop(Writer::create(&path, [1, 1, 3]).expect("a fresh path"));
+        assert!(!path.exists(), "an empty folder is left");
+        std::fs::create_dir(&path).expect("a fresh folder");
+        drop(Writer::create(&path, [1, 1, 3]).expect("an empty folder"));
+        assert!(path.is_dir(), "the user's folder is gone");
+        std::fs::remove_dir(&path).expect("an empty folder");
+        fill(Writer::create(&path, [1, 1, 3]).expect("a fresh path"), 1);
+        assert_eq!(names(&path), ["manifest.json", "part-00000.safetensors"]);
     }
 
     #[test]
