@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod fixture;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,7 +48,7 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    help.chain(own).chain(readme()).chain(bad_input::trials()).collect()
+    help.chain(own).chain(readme()).chain(bad_input::trials()).chain([memory::trial_of_peak()]).collect()
 }
 
 fn help_text(command: &str, name: &str) -> Result<(), String> {
@@ -239,6 +240,7 @@ fn plan() {
         "MFLOP an image",
         "\narena ",
         "\nparameters ",
+        "\nmemory ",
     ] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }

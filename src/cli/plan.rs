@@ -41,10 +41,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let (graph, values) = pgd.step_graph(&card);
     let (step, judge) = values.segments();
     let segments: Vec<Segment> = std::iter::once(step).chain(judge).collect();
-    let mut text = format!("{}: clean pass and verdict, on direct kernels\n\n", card.name);
-    text += &describe(&device, inference(&card, batch)?, true)?;
-    text += &format!("\n{}: {}, one step\n\n", card.name, pgd.name);
-    text += &describe(&device, compile(&graph, &segments, batch)?, args.exact)?;
+    let parameters = 4 * graph.params().values().map(|&v| graph.shape(v).elems()).sum::<usize>();
+    let (judge, judge_bytes) = describe(&device, inference(&card, batch)?, true)?;
+    let (attack, attack_bytes) = describe(&device, compile(&graph, &segments, batch)?, args.exact)?;
+    let images = batch * card.input.iter().product::<usize>() * size_of::<f32>();
+    let mut text = format!("{}: clean pass and verdict, on direct kernels\n\n{judge}", card.name);
+    text += &format!("\n{}: {}, one step\n\n{attack}", card.name, pgd.name);
+    text += &format!(
+        "\n{:<11}{} for a run: both plans with packed weights, the weights as read, a batch of images\n",
+        "memory",
+        bytes_text(judge_bytes + attack_bytes + parameters + images)
+    );
     output::stdout(&text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -57,8 +64,8 @@ fn inference(card: &ModelCard, batch: usize) -> Result<Plan> {
     compile(&graph, &[Segment { name: "infer".into(), outputs: vec![logits], carries: Vec::new() }], batch)
 }
 
-/// The plan in words, then its costs. Packing needs the shapes of the weights only, so it is done for real.
-fn describe(device: &Device, plan: Plan, exact: bool) -> Result<String> {
+/// The plan in words, then its costs; and the bytes of arena and packed weights. Packing needs the shapes of the weights only, so it is done for real.
+fn describe(device: &Device, plan: Plan, exact: bool) -> Result<(String, usize)> {
     let graph = plan.graph();
     let parameters: usize = graph.params().values().map(|&v| graph.shape(v).elems()).sum();
     let mut text = format!("{plan}\n");
@@ -66,11 +73,13 @@ fn describe(device: &Device, plan: Plan, exact: bool) -> Result<String> {
         let image = plan.flops(program) as f64 / 1e6 / plan.batch() as f64;
         text += &format!("{:<11}{image:.3} MFLOP an image\n", program.name);
     }
-    let (arena, lasting) = (bytes_text(plan.arena_bytes()), bytes_text(plan.persistent_bytes()));
+    let arena_bytes = plan.arena_bytes();
+    let (arena, lasting) = (bytes_text(arena_bytes), bytes_text(plan.persistent_bytes()));
     text += &format!("{:<11}{arena}, of them {lasting} lasting\n", "arena");
     text += &format!("{:<11}{parameters} values, {}\n", "parameters", bytes_text(4 * parameters));
     let mut executor = device.bind(plan, exact)?;
     executor.run("pack")?;
-    text += &format!("{:<11}{} of packed weights on {}\n", "packed", bytes_text(executor.packed_bytes()), device.describe());
-    Ok(text)
+    let packed = executor.packed_bytes();
+    text += &format!("{:<11}{} of packed weights on {}\n", "packed", bytes_text(packed), device.describe());
+    Ok((text, arena_bytes + packed))
 }
