@@ -279,11 +279,11 @@ impl<K: Fn(usize, usize) -> [f64; 9]> Pack<'_, K> {
                         tap[k - first] = value;
                     }
                 }
-                for i in 0..A {
-                    let half = [0, 1, 2].map(|s| combine(&T::G[i], &taps[s], &taps[3 + s], &taps[6 + s]));
-                    for j in 0..A {
-                        let whole = combine(&T::G[j], &half[0], &half[1], &half[2]);
-                        for (to, from) in planes[i][j][first..first + LANES].iter_mut().zip(whole) {
+                for (line, g) in planes.iter_mut().zip(&T::G) {
+                    let half = [0, 1, 2].map(|s| combine(g, &taps[s], &taps[3 + s], &taps[6 + s]));
+                    for (plane, g) in line.iter_mut().zip(&T::G) {
+                        let whole = combine(g, &half[0], &half[1], &half[2]);
+                        for (to, from) in plane[first..first + LANES].iter_mut().zip(whole) {
                             *to = from as f32;
                         }
                     }

@@ -208,11 +208,11 @@ fn add_tiles<S: Simd, const R: usize, const V: usize>(
                 // SAFETY: the assertions above cover V vectors of each row.
                 *w = unsafe { s.load(g.data.as_ptr().add(i * g.step + v * S::W)) };
             }
-            for r in 0..R {
+            for (r, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: the assertions above cover R channels from each multiple of R below `c`.
                 let x = s.splat(unsafe { *x.data.as_ptr().add(i * x.step + channel + r) });
                 for v in 0..V {
-                    acc[r][v] = s.fma(x, w[v], acc[r][v]);
+                    acc[v] = s.fma(x, w[v], acc[v]);
                 }
             }
         }
