@@ -8,6 +8,10 @@ use std::fmt;
 pub enum DType {
     /// 32-bit float: activations, gradients, weights.
     F32,
+    /// bfloat16: the upper half of an f32. Only as a plan's storage, never as the type of a node.
+    Bf16,
+    /// IEEE half. Only as a plan's storage, never as the type of a node.
+    F16,
     /// 32-bit signed integer: labels, image indices.
     I32,
     /// Byte: the winner's position in a pooling window.
@@ -51,6 +55,7 @@ impl Shape {
     pub fn row_bytes(&self, dtype: DType) -> usize {
         match dtype {
             DType::F32 | DType::I32 => self.elems() * 4,
+            DType::Bf16 | DType::F16 => self.elems() * 2,
             DType::U8 => self.elems(),
             DType::Bits => {
                 let channels = self.dims.last().copied().unwrap_or(1);

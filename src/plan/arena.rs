@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fuse::data_inputs;
-use super::{ALIGN, Constant, Head, Plan, Program, Segment, Slot, Step};
+use super::storage::half_values;
+use super::{ALIGN, Constant, Head, Plan, Precision, Program, Segment, Slot, Step};
 use crate::graph::{Graph, Op, Value};
 
 /// Gives every value of every segment its slot.
@@ -14,8 +15,12 @@ pub(super) fn place(
     lists: Vec<Vec<Step>>,
     mut constants: Vec<Constant>,
     batch: usize,
+    precision: Precision,
 ) -> Plan {
-    let bytes = |v: Value| graph.shape(v).bytes(graph.node(v).dtype, batch);
+    let lasting = lasting(graph, segments);
+    let half = precision.half().map_or_else(BTreeSet::new, |_| half_values(graph, &lasting));
+    let stored = |v: Value| precision.half().filter(|_| half.contains(&v)).unwrap_or(graph.node(v).dtype);
+    let bytes = |v: Value| graph.shape(v).bytes(stored(v), batch);
     let mut end = 0;
     let mut take = |bytes: usize| {
         let slot = Slot { offset: end, bytes };
@@ -23,7 +28,7 @@ pub(super) fn place(
         slot
     };
     let mut persistent = BTreeMap::new();
-    for v in lasting(graph, segments) {
+    for v in lasting {
         persistent.insert(v, take(bytes(v)));
     }
     for c in &mut constants {
@@ -52,7 +57,7 @@ pub(super) fn place(
         arena_bytes = arena_bytes.max(transient(&steps, persistent_bytes, bytes, &mut slots));
         programs.push(Program { name: segment.name.clone(), steps, slots });
     }
-    Plan { graph: graph.clone(), batch, programs, constants, persistent, persistent_bytes, arena_bytes }
+    Plan { graph: graph.clone(), batch, precision, half, programs, constants, persistent, persistent_bytes, arena_bytes }
 }
 
 /// Values that outlive a run: inputs, parameters and outputs.

@@ -4,12 +4,15 @@
 mod arena;
 mod fuse;
 mod show;
+mod storage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
 use crate::tensor::DType;
+
+pub use storage::Precision;
 
 /// What one named part of a plan must compute.
 #[derive(Clone, Debug)]
@@ -163,6 +166,8 @@ impl Program {
 pub struct Plan {
     graph: Graph,
     batch: usize,
+    precision: Precision,
+    half: BTreeSet<Value>,
     programs: Vec<Program>,
     constants: Vec<Constant>,
     persistent: BTreeMap<Value, Slot>,
@@ -170,19 +175,27 @@ pub struct Plan {
     arena_bytes: usize,
 }
 
-/// Plans `segments` of `graph` for batches of exactly `batch` images.
+/// Plans `segments` of `graph` for batches of exactly `batch` images, everything stored in 32 bits.
 ///
 /// # Errors
 /// [`Error::Plan`] where a segment has no outputs or carries, two have one name, a carry's types differ, or the batch
 /// is empty.
 pub fn compile(graph: &Graph, segments: &[Segment], batch: usize) -> Result<Plan> {
+    compile_for(graph, segments, batch, Precision::F32)
+}
+
+/// The same for a device that computes in `precision`: what flows inside a network may lie in 16 bits.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_for(graph: &Graph, segments: &[Segment], batch: usize, precision: Precision) -> Result<Plan> {
     check(graph, segments, batch)?;
     let mut constants = Vec::new();
     let mut lists = Vec::new();
     for segment in segments {
         lists.push(fuse::steps(graph, segment, &mut constants)?);
     }
-    Ok(arena::place(graph, segments, lists, constants, batch))
+    Ok(arena::place(graph, segments, lists, constants, batch, precision))
 }
 
 fn check(graph: &Graph, segments: &[Segment], batch: usize) -> Result<()> {
@@ -224,6 +237,17 @@ impl Plan {
     pub fn batch(&self) -> usize {
         self.batch
     }
+    /// What it was planned for.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+    /// The element type in which `value` lies in memory.
+    pub fn stored(&self, value: Value) -> DType {
+        match self.precision.half() {
+            Some(half) if self.half.contains(&value) => half,
+            _ => self.graph.node(value).dtype,
+        }
+    }
     /// The segments, without `pack`.
     pub fn programs(&self) -> &[Program] {
         &self.programs
@@ -250,8 +274,7 @@ impl Plan {
     }
     /// Bytes of one row (one image) of `value`.
     pub fn row_bytes(&self, value: Value) -> usize {
-        let node = self.graph.node(value);
-        node.shape.row_bytes(node.dtype)
+        self.graph.node(value).shape.row_bytes(self.stored(value))
     }
     /// Rows of `value`: the batch, or 1 for what belongs to the whole batch.
     pub fn rows(&self, value: Value) -> usize {
@@ -280,6 +303,11 @@ pub trait Executor {
     fn run(&mut self, segment: &str) -> Result<()>;
     /// Bytes that packed weights take beside the arena.
     fn packed_bytes(&self) -> usize;
+    /// Waits until everything that was run is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    fn sync(&mut self) -> Result<()>;
 
     /// `write` for floats.
     ///
