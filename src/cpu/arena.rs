@@ -21,7 +21,8 @@ impl Arena {
     /// `bytes` of zeros.
     pub(super) fn new(bytes: usize) -> Result<Self> {
         let lines = bytemuck::allocation::try_zeroed_slice_box(bytes.div_ceil(ALIGN)).map_err(|()| {
-            Error::device(format!("cannot allocate {} MiB for the plan", bytes >> 20)).with_hint("use a smaller `--batch-size`")
+            Error::out_of_memory(format!("cannot allocate {} MiB for the plan", bytes >> 20))
+                .with_hint("use a smaller `--batch-size`")
         })?;
         Ok(Arena { lines })
     }

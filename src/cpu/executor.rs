@@ -158,6 +158,9 @@ impl Executor for CpuExecutor {
         self.run_program(program);
         Ok(())
     }
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
     fn packed_bytes(&self) -> usize {
         let bytes = |p: &Panels| match p {
             Panels::Conv(p) => p.bytes(),
@@ -392,6 +395,10 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
         Op::SelectRows if in_place(views, step, 2) => rows::select_rows_in_place(f(0), f(1), f32s(out)),
         Op::SelectRows => rows::select_rows(f(0), f(1), f(2), f32s(out)),
         Op::GradStatus => rows::grad_status(n, f(0), f32s(out)),
+        Op::Start { kind } => {
+            let lasting = pgd::Place { index: views.i32(x[1]), restart: views.i32(x[2]), length: f(3), seed: views.i32(x[4]) };
+            pgd::start(*kind, cx.hwc(x[0]), f(0), lasting, f32s(out));
+        }
         Op::PgdStep { norm } => {
             let out = f32s(out);
             if !in_place(views, step, 0) {

@@ -5,7 +5,40 @@
 use rayon::prelude::*;
 
 use super::rows::row_len;
+use crate::graph::StartKind;
+use crate::rng::{self, Purpose, Stream};
+use crate::tensor::{chw_to_hwc, hwc_to_chw};
 use crate::threat::{Norm, ThreatModel, project_l1, sum};
+
+/// Which random numbers each image starts from, and how far away.
+pub(crate) struct Place<'a> {
+    /// Index of the image in its split.
+    pub index: &'a [i32],
+    /// Number of the restart, below 2^16.
+    pub restart: &'a [i32],
+    /// Radius or step.
+    pub length: &'a [f32],
+    /// Lower and upper word.
+    pub seed: &'a [i32],
+}
+
+/// Random starts around `x0`, images of `hwc`.
+pub(crate) fn start(kind: StartKind, hwc: [usize; 3], x0: &[f32], place: Place, out: &mut [f32]) {
+    let seed = u64::from(place.seed[0] as u32) | u64::from(place.seed[1] as u32) << 32;
+    let len = hwc.iter().product();
+    let images = x0.par_chunks(len).zip(out.par_chunks_mut(len)).enumerate();
+    images.for_each(|(n, (x0, out))| {
+        let restart = u16::try_from(place.restart[n]).expect("restarts are checked to fit 16 bits");
+        let stream = Stream { seed, index: place.index[n] as u32, step: 0, purpose: Purpose::Start, restart };
+        let (mut chw, mut drawn) = (vec![0.0; len], vec![0.0; len]);
+        hwc_to_chw(x0, hwc.into(), &mut chw);
+        match kind {
+            StartKind::Ball(norm) => rng::start(norm, place.length[n], &stream, &chw, &mut drawn),
+            StartKind::Sign => rng::start_sign(place.length[n], &stream, &chw, &mut drawn),
+        }
+        chw_to_hwc(&drawn, hwc.into(), out);
+    });
+}
 
 /// `x <- clip(x0 + project(x + alpha * dir(g) - x0, eps), 0, 1)` for each of `n` images; `alpha` and `eps` are `[N]`.
 ///

@@ -125,6 +125,15 @@ impl Loss {
     }
 }
 
+/// How an attack starts at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartKind {
+    /// Anywhere in the ball of a norm: see [`crate::rng::start`].
+    Ball(Norm),
+    /// A step along random signs: see [`crate::rng::start_sign`].
+    Sign,
+}
+
 /// What a parameter is to training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -247,6 +256,9 @@ pub enum Op {
     SelectRows,
     /// `g` -> `[N]`: 0 = ordinary, 1 = every element zero, 2 = some element NaN or infinite.
     GradStatus,
+    /// `(x0, index, restart, length, seed)` -> images to start from, clipped to [0,1]: `index`, `restart` and `length` are
+    /// `[N]`, `seed [2]` is its lower and upper word. Philox by the element's place in the NCHW image, purpose `Start`.
+    Start { kind: StartKind },
     /// `(x, x0, g, alpha, eps)` -> the next iterate; `alpha` and `eps` are `[N]`. `x` may be replaced in place.
     PgdStep { norm: Norm },
 

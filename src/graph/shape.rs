@@ -261,6 +261,15 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             assert!(at(0).batched, "{op:?} on {}", at(0));
             rows()
         }
+        Op::Start { .. } => {
+            count(5);
+            at(0).hwc();
+            [1, 2, 3].into_iter().for_each(is_rows);
+            assert_eq!(*at(4), Shape::fixed(&[2]), "{op:?}: the seed is two words");
+            let words = [1, 2, 4].into_iter().all(|i| inputs[i].1 == DType::I32);
+            assert!(words && inputs[3].1 == DType::F32, "{op:?}: index, restart and seed are i32, the length is f32");
+            at(0).clone()
+        }
         Op::PgdStep { .. } => {
             count(5);
             same(0, 1);

@@ -18,7 +18,7 @@ use petard::tensor::Shape;
 pub type Values = BTreeMap<Value, Vec<f64>>;
 
 /// The values of `wanted` for a batch of `batch`. What `given` holds is taken, all else is computed; only leaves and
-/// dropout masks have to be given, and only those that `wanted` depends on.
+/// dropout masks and random starts have to be given, and only those that `wanted` depends on.
 pub fn eval(graph: &Graph, batch: usize, given: &Values, wanted: &[Value]) -> Vec<Vec<f64>> {
     let known = eval_all(graph, batch, given, wanted);
     wanted.iter().map(|v| known[v].clone()).collect()
@@ -87,7 +87,9 @@ impl Arg<'_> {
 
 fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
     match op {
-        Op::Input { .. } | Op::Param { .. } | Op::DropoutMask { .. } => panic!("`{label}` ({op:?}) was not given"),
+        Op::Input { .. } | Op::Param { .. } | Op::DropoutMask { .. } | Op::Start { .. } => {
+            panic!("`{label}` ({op:?}) was not given")
+        }
 
         Op::Conv2d(c) => conv::forward(c, &args[0], &args[1]),
         Op::Conv2dGradInput { conv, hw } => conv::grad_input(conv, *hw, &args[0], &args[1]),
