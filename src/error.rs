@@ -24,7 +24,7 @@ pub enum Error {
     /// A model card or its weights.
     Model { message: String, hint: Option<String> },
     /// A device that is missing or failed.
-    Device { message: String, hint: Option<String> },
+    Device { message: String, hint: Option<String>, out_of_memory: bool },
     /// A graph that cannot be planned, or a plan that was used wrongly.
     Plan { message: String },
     /// The operating system refused: `action` is a verb phrase such as "read" or "write".
@@ -48,7 +48,15 @@ impl Error {
     }
     /// A device that is missing or failed.
     pub fn device(message: impl Into<String>) -> Self {
-        Error::Device { message: message.into(), hint: None }
+        Error::Device { message: message.into(), hint: None, out_of_memory: false }
+    }
+    /// A device whose memory does not suffice.
+    pub fn out_of_memory(message: impl Into<String>) -> Self {
+        Error::Device { message: message.into(), hint: None, out_of_memory: true }
+    }
+    /// Whether less at once, such as a smaller batch, might succeed on the same device.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Error::Device { out_of_memory: true, .. })
     }
     /// A graph or plan that was put together wrongly.
     pub fn plan(message: impl Into<String>) -> Self {

@@ -30,6 +30,7 @@
 //! | 2 | [`nn`] | model cards, networks as builder calls, weights |
 //! | 2 | [`plan`] | steps, fusion, the memory arena, the text form; the `Executor` trait |
 //! | 3 | [`cpu`] | the CPU executor and its kernels, one file a stem |
+//! | 3 | [`gpu`] | `lower`: plans as launches, one file a stem of `kernels/`; `executor`: memory, recording, replay; `driver`: what it asks of a card, `cuda` and the tests' emulator being two; `spec`, `source`, `catalogue`: kernels as values; `nvrtc`, `cache`, `image`: compiled |
 //! | 4 | [`device`] | opening and binding |
 //! | 4 | [`session`] | a model on a device |
 //! | 4 | [`data`] | data sets in, adversarial sets out |
@@ -37,7 +38,7 @@
 //! | 5 | [`attack`] | gradient attacks and the run around them |
 //! | 5 | [`train`] | the loop; a step and its attack as one plan: `engine`; what decides a result: `config`, `recipe`, `schedule`, `augment`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
 //! | 6 | [`report`] | `text` for people and `json` for programs, over the same facts |
-//! | 7 | [`cli`] | a file a command: `attack`, `infer`, `train`, `plan`, `models`, `devices`, `complete`; what was typed: `options`, `attack_args`, `value`; where results go: `output`, `progress`; Ctrl-C: `stop` |
+//! | 7 | [`cli`] | a file a command: `attack`, `infer`, `train`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `attack_args`, `value`; where results go: `output`, `progress`; Ctrl-C: `stop` |
 //!
 //! # Invariants
 //!
@@ -50,7 +51,11 @@
 //!   kernels gives another class. The engine does not trust its own projection or its own fast path.
 //! - *Same bits*: in an attack nothing is reduced across images, and random numbers are keyed by (seed, image, restart, step), so a result
 //!   does not depend on batch size, threads or order.
-//! - *`unsafe` exists only in the CPU's inner loops* (`cpu/simd.rs`, `cpu/epilogue.rs`, `cpu/conv`).
+//! - *A kernel is a value*: file, entry and constants. `gpu::lower` is pure, so launch geometry is tested without a card.
+//! - *One seam below argument packing*: everything above `gpu::Driver` runs unchanged on a card and in the tests' emulator.
+//! - *What varies lives in memory*: a recorded segment is replayed as it is; steps, radii, indices and seeds are device arrays.
+//! - *`unsafe` exists only in the CPU's inner loops* (`cpu/simd.rs`, `cpu/epilogue.rs`, `cpu/conv`) *and where libraries of
+//!   other people are called* (`gpu/cuda`, `gpu/nvrtc`).
 
 #![deny(unsafe_code)]
 #![doc = "\n# The README\n"]
@@ -62,6 +67,8 @@ pub mod cpu;
 pub mod data;
 pub mod device;
 pub mod error;
+
+pub mod gpu;
 pub mod graph;
 pub mod nn;
 pub mod outcome;
