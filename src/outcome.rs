@@ -55,6 +55,10 @@ pub struct Outcome {
     pub robust: usize,
     /// For a targeted attack: images that ended at their target, out of those attacked.
     pub targeted: Option<(usize, usize)>,
+    /// Where the attack computed in 16-bit floats: successes by its own verdict that the f32 network confirmed, out of all.
+    pub confirmed: Option<(usize, usize)>,
+    /// Images in a batch, in the end: a device without room for more halves them.
+    pub batch: usize,
     /// Largest distance of a returned image in the threat model's norm.
     pub max_distance: f64,
     /// Returned images with a NaN or infinite value.

@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::nn::{ModelCard, Weights, build};
-use crate::plan::{Executor, Segment, compile};
+use crate::plan::{Executor, Precision, Segment, compile_for};
 use crate::tensor::{DType, HostData, Shape, chw_to_hwc, hwc_to_chw};
 
 /// A network with its weights.
@@ -78,7 +78,8 @@ impl Session {
     /// # Errors
     /// What compiling and binding can fail with.
     pub fn new(device: &Device, model: &Model, graph: &Graph, segments: &[Segment], batch: usize, exact: bool) -> Result<Self> {
-        let plan = compile(graph, segments, batch)?;
+        let precision = if exact { Precision::F32 } else { device.precision() };
+        let plan = compile_for(graph, segments, batch, precision)?;
         let mut executor = device.bind(plan, exact)?;
         for (name, &value) in graph.params() {
             let tensor = &model.weights.tensors[name];

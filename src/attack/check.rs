@@ -118,3 +118,9 @@ impl Tally {
         out
     }
 }
+
+/// The device had no room for batches of the size asked for.
+pub(super) fn halved(asked: usize, used: usize) -> Doubt {
+    let message = format!("out of memory with batches of {asked}: went on with {used}");
+    Doubt { code: "batch-halved", message }
+}

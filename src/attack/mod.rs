@@ -117,16 +117,15 @@ pub fn run(device: &Device, model: &Model, data: &Dataset, job: &Job, starts: Op
         }
     }
     let elems: usize = model.input().iter().product();
-    let batch = job.batch.min(data.len().max(1));
-    let mut run = Run {
-        classifier: Classifier::new(device, model, batch)?,
-        bound: job.attack.bind(device, model, batch, job)?,
-        job,
-        hooks,
-        total: data.len(),
-        outcome: empty_outcome(data, job),
-        tally: check::Tally::default(),
-    };
+    let wanted = job.batch.min(data.len().max(1));
+    let (classifier, bound, batch) = bind(device, model, job, wanted)?;
+    let mut outcome = empty_outcome(data, job);
+    if batch < wanted {
+        outcome.batch = batch;
+        outcome.doubts.push(check::halved(wanted, batch));
+    }
+    outcome.confirmed = bound.claims().then_some((0, 0));
+    let mut run = Run { classifier, bound, job, hooks, total: data.len(), outcome, tally: check::Tally::default() };
     let rows = window_rows(batch, elems);
     let mut start_chunks = starts.map(|s| s.chunks(rows));
     for chunk in data.chunks(rows) {
@@ -138,6 +137,18 @@ pub fn run(device: &Device, model: &Model, data: &Dataset, job: &Job, starts: Op
     }
     run.outcome.doubts.extend(run.tally.doubts(job, model.card.classes, data.labelled(), starts.is_some()));
     Ok(run.outcome)
+}
+
+/// Classifier and attack for batches of `batch` images, or of half as many until there is memory for them.
+fn bind<'a>(device: &Device, model: &Model, job: &'a Job, mut batch: usize) -> Result<(Classifier, pgd::Bound<'a>, usize)> {
+    loop {
+        let classifier = Classifier::new(device, model, batch);
+        match classifier.and_then(|c| Ok((c, job.attack.bind(device, model, batch, job)?))) {
+            Ok((classifier, bound)) => return Ok((classifier, bound, batch)),
+            Err(e) if e.is_out_of_memory() && batch > 1 => batch = batch.div_ceil(2),
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 fn fits(model: &Model, data: &Dataset, what: &str) -> Result<()> {
@@ -169,6 +180,8 @@ fn empty_outcome(data: &Dataset, job: &Job) -> Outcome {
         clean_correct: 0,
         robust: 0,
         targeted: (job.attack.target != Target::None).then_some((0, 0)),
+        confirmed: None,
+        batch: job.batch,
         max_distance: 0.0,
         non_finite: 0,
         seconds: 0.0,
@@ -216,7 +229,7 @@ impl Run<'_, '_> {
         let logits = self.classifier.logits(&views)?;
         self.tally.look_at(&logits, self.classifier.classes());
         if self.outcome.per_image.index.is_empty() {
-            let again = self.classifier.logits(&views[..views.len().min(self.job.batch)])?;
+            let again = self.classifier.logits(&views[..views.len().min(self.outcome.batch)])?;
             self.tally.compare_runs(&logits[..again.len()], &again);
         }
         let classes = self.classifier.classes();
@@ -276,6 +289,10 @@ impl Run<'_, '_> {
         let inside = self.job.attack.threat.contains(&case.x0, &found.x);
         let reached = inside && goal_reached(case, prediction);
         self.tally.judge(&found, inside, reached);
+        if let (Some((stood, made)), Some(true)) = (&mut self.outcome.confirmed, found.claimed) {
+            *made += 1;
+            *stood += usize::from(reached);
+        }
         case.broken |= reached;
         let better = case.best.as_ref().is_none_or(|b| found.loss > b.loss || b.loss.is_nan());
         if inside && (reached || better) {

@@ -10,10 +10,9 @@ use serde_json::json;
 use super::{Case, Job, Parameters, Target};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Loss, Op, Value, vjp};
+use crate::graph::{Graph, Loss, Op, StartKind, Value, vjp};
 use crate::nn::{self, ModelCard};
 use crate::plan::Segment;
-use crate::rng::{self, Purpose, Stream};
 use crate::session::{Model, Session, image_input};
 use crate::tensor::{DType, Shape};
 use crate::threat::{Norm, ThreatModel};
@@ -189,16 +188,21 @@ impl Pgd {
 
     /// Plans the attack for `model` and binds it to `device`.
     pub(super) fn bind<'a>(&'a self, device: &Device, model: &Model, batch: usize, job: &Job) -> Result<Bound<'a>> {
-        let (graph, v) = self.step_graph(&model.card);
-        let (attack, judge) = v.segments();
-        let mut segments = vec![attack];
-        segments.extend(judge);
-        let session = Session::new(device, model, &graph, &segments, batch, job.exact)?;
-        Ok(Bound { pgd: self, session, v, seed: job.seed })
+        let claims = !job.exact && device.precision().half().is_some();
+        let (graph, v) = self.step_graph(&model.card, claims);
+        let mut session = Session::new(device, model, &graph, &v.segments(), batch, job.exact)?;
+        session.executor().write_i32(v.draw.seed, 0, &[job.seed as i32, (job.seed >> 32) as i32])?;
+        let length = match self.start {
+            Start::Sign { length } => length,
+            Start::Clean | Start::Random => self.threat.eps,
+        };
+        session.executor().write_f32(v.draw.length, 0, &vec![length as f32; batch])?;
+        Ok(Bound { pgd: self, session, v })
     }
 
-    /// One iteration as a graph: forward, loss, gradient to the image, step; with what is kept on the side.
-    pub fn step_graph(&self, card: &ModelCard) -> (Graph, StepValues) {
+    /// One iteration as a graph: forward, loss, gradient to the image, step; with what is kept on the side. `claims` asks
+    /// for the device's own verdict on the last iterate, to be compared with that of the f32 network.
+    pub fn step_graph(&self, card: &ModelCard, claims: bool) -> (Graph, StepValues) {
         let mut g = Graph::new();
         let rows = Shape::per_image(&[]);
         let x = image_input(&mut g, "x", card);
@@ -209,6 +213,15 @@ impl Pgd {
         let worst = g.input("worst", rows.clone(), DType::F32);
         let targeted = self.target != Target::None;
         let target = targeted.then(|| g.input("target", rows.clone(), DType::I32));
+        let draw = Draw::inputs(&mut g);
+        g.set_scope("start");
+        let start = match self.start {
+            Start::Clean => x0,
+            Start::Random => draw.push(&mut g, StartKind::Ball(self.threat.norm), x0),
+            Start::Sign { .. } => draw.push(&mut g, StartKind::Sign, x0),
+        };
+        let first = g.push(Op::SelectRows, &[draw.fresh, start, x]);
+        g.set_scope("");
         let logits = nn::build(card, &mut g, x, false).logits;
         g.set_scope("loss");
         let loss = self.loss.on_logits(targeted, card.classes);
@@ -228,12 +241,15 @@ impl Pgd {
             let better = g.push(Op::Greater, &[score, best]);
             let next_image = g.push(Op::SelectRows, &[better, x, image]);
             let next_best = g.push(Op::MaxRows, &[score, best]);
-            Kept { image, best, next_image, next_best }
+            let first_image = g.push(Op::SelectRows, &[draw.fresh, first, image]);
+            Kept { image, best, next_image, next_best, first_image }
         });
         let status = g.push(Op::GradStatus, &[grad]);
         let next_worst = g.push(Op::MaxRows, &[status, worst]);
         let next = g.push(Op::PgdStep { norm: self.threat.norm }, &[x, x0, grad, alpha, eps]);
-        (g, StepValues { x, x0, label, target, alpha, eps, loss: value, worst, next_worst, next, kept })
+        let fooled = claims.then(|| g.push(Op::Fooled { hit: targeted }, &[logits, target.unwrap_or(label)]));
+        let v = StepValues { x, x0, label, target, alpha, eps, loss: value, worst, next_worst, next, kept, draw, first, fooled };
+        (g, v)
     }
 }
 
@@ -251,6 +267,36 @@ pub struct StepValues {
     next_worst: Value,
     next: Value,
     kept: Option<Kept>,
+    draw: Draw,
+    first: Value,
+    fooled: Option<Value>,
+}
+
+/// What random starts are drawn from, one entry an image.
+#[derive(Clone, Copy, Debug)]
+struct Draw {
+    /// 1 for images that start now, 0 for those on their way.
+    fresh: Value,
+    index: Value,
+    restart: Value,
+    length: Value,
+    seed: Value,
+}
+
+impl Draw {
+    fn inputs(g: &mut Graph) -> Self {
+        let rows = Shape::per_image(&[]);
+        Draw {
+            fresh: g.input("fresh", rows.clone(), DType::F32),
+            index: g.input("index", rows.clone(), DType::I32),
+            restart: g.input("restart", rows.clone(), DType::I32),
+            length: g.input("length", rows, DType::F32),
+            seed: g.input("seed", Shape::fixed(&[2]), DType::I32),
+        }
+    }
+    fn push(&self, g: &mut Graph, kind: StartKind, x0: Value) -> Value {
+        g.push(Op::Start { kind }, &[x0, self.index, self.restart, self.length, self.seed])
+    }
 }
 
 /// The iterate worth keeping, and how good it is.
@@ -260,17 +306,31 @@ struct Kept {
     best: Value,
     next_image: Value,
     next_best: Value,
+    first_image: Value,
 }
 
 impl StepValues {
-    /// `attack` makes one step; `judge` only looks at the current iterate, and exists where one may be kept.
-    pub fn segments(&self) -> (Segment, Option<Segment>) {
+    /// `begin` puts fresh images where they start, `attack` makes one step; `judge` only looks at the current iterate, and
+    /// exists where one may be kept or the device's verdict is wanted.
+    pub fn segments(&self) -> Vec<Segment> {
         let kept: Vec<(Value, Value)> = self.kept.iter().flat_map(|k| [(k.image, k.next_image), (k.best, k.next_best)]).collect();
         let mut carries = kept.clone();
         carries.extend([(self.worst, self.next_worst), (self.x, self.next)]);
-        let attack = Segment { name: "attack".into(), outputs: vec![self.loss], carries };
-        let judge = Segment { name: "judge".into(), outputs: vec![self.loss], carries: kept };
-        (attack, self.kept.is_some().then_some(judge))
+        let judged: Vec<Value> = std::iter::once(self.loss).chain(self.fooled).collect();
+        let first = self.kept.iter().map(|k| (k.image, k.first_image)).chain([(self.x, self.first)]).collect();
+        let mut segments = vec![
+            Segment { name: "begin".into(), outputs: Vec::new(), carries: first },
+            Segment { name: "attack".into(), outputs: vec![self.loss], carries },
+        ];
+        if self.judges() {
+            segments.push(Segment { name: "judge".into(), outputs: judged, carries: kept });
+        }
+        segments
+    }
+
+    /// Whether the last iterate is looked at too.
+    fn judges(&self) -> bool {
+        self.kept.is_some() || self.fooled.is_some()
     }
 }
 
@@ -284,6 +344,8 @@ pub(super) struct Found {
     pub status: u8,
     /// Forward and input gradient, how many times.
     pub steps: usize,
+    /// Whether the device's own verdict on this point is that the goal is reached; `None` where it was not asked.
+    pub claimed: Option<bool>,
 }
 
 /// The attack bound to a device.
@@ -291,7 +353,6 @@ pub(super) struct Bound<'a> {
     pgd: &'a Pgd,
     session: Session,
     v: StepValues,
-    seed: u64,
 }
 
 /// What one row of the batch is busy with.
@@ -300,7 +361,7 @@ struct Row {
     step: usize,
     first_loss: f32,
     loss: f32,
-    /// The last iterate, while it waits for its judgement.
+    /// The last iterate, while it waits for its judgement and other rows go on.
     last: Option<Vec<f32>>,
 }
 
@@ -308,6 +369,11 @@ struct Row {
 pub(super) type Tell<'t> = &'t mut dyn FnMut(usize, u64) -> Result<()>;
 
 impl Bound<'_> {
+    /// Whether the device is asked for its own verdict, in less than f32.
+    pub fn claims(&self) -> bool {
+        self.v.fooled.is_some()
+    }
+
     /// Attacks every case once; the answers are in the order of the cases.
     pub fn attack(&mut self, cases: &[&Case], restart: usize, tell: Tell) -> Result<Vec<Found>> {
         let mut found: Vec<Option<Found>> = cases.iter().map(|_| None).collect();
@@ -316,13 +382,13 @@ impl Bound<'_> {
         loop {
             // Refilling one by one pays only where rows leave one by one.
             if self.pgd.keep == Keep::FirstSuccess || rows.iter().all(Option::is_none) {
-                for (at, row) in rows.iter_mut().enumerate() {
-                    if row.is_none() && next < cases.len() {
-                        self.load(at, cases[next], restart)?;
-                        *row = Some(Row { case: next, step: 0, first_loss: 0.0, loss: 0.0, last: None });
-                        next += 1;
-                    }
+                let fresh: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_none()).take(cases.len() - next).collect();
+                for &at in &fresh {
+                    self.load(at, cases[next], restart)?;
+                    rows[at] = Some(Row { case: next, step: 0, first_loss: 0.0, loss: 0.0, last: None });
+                    next += 1;
                 }
+                self.begin(&fresh)?;
             }
             if rows.iter().all(Option::is_none) {
                 break;
@@ -330,14 +396,15 @@ impl Bound<'_> {
             tell(done, image_steps)?;
             let all_stepped = rows.iter().flatten().all(|r| r.step >= self.pgd.steps);
             self.session.run(if all_stepped { "judge" } else { "attack" })?;
-            let losses = self.session.read(self.v.loss)?;
+            // The host waits for the device only where it needs an answer.
+            let losses = if self.asks(&rows) { self.session.read(self.v.loss)? } else { Vec::new() };
             for (at, slot) in rows.iter_mut().enumerate() {
                 let Some(row) = slot else { continue };
                 image_steps += u64::from(row.step < self.pgd.steps);
-                if row.step == 0 {
-                    row.first_loss = losses[at];
+                if let Some(&loss) = losses.get(at) {
+                    row.first_loss = if row.step == 0 { loss } else { row.first_loss };
+                    row.loss = loss;
                 }
-                row.loss = losses[at];
                 row.step += 1;
                 if let Some(f) = self.finish(at, row)? {
                     found[row.case] = Some(f);
@@ -349,12 +416,17 @@ impl Bound<'_> {
         Ok(found.into_iter().map(|f| f.expect("every case went through a row")).collect())
     }
 
-    /// Puts a case into a row, at its start.
+    /// Whether some row's loss after this run is one that is reported, or may end its attack.
+    fn asks(&self, rows: &[Option<Row>]) -> bool {
+        let last = self.pgd.steps - usize::from(!self.v.judges());
+        self.pgd.keep == Keep::FirstSuccess || rows.iter().flatten().any(|r| r.step == 0 || r.step >= last)
+    }
+
+    /// Puts a case into a row.
     fn load(&mut self, at: usize, case: &Case, restart: usize) -> Result<()> {
-        let start = self.start(case, restart);
+        let given = case.start.as_ref().filter(|_| restart == 0);
         let (s, v) = (&mut self.session, &self.v);
         s.write_image(v.x0, at, &case.x0)?;
-        s.write_image(v.x, at, &start)?;
         s.write_i32(v.label, at, case.label)?;
         if let Some(t) = v.target {
             s.write_i32(t, at, case.target.expect("a targeted attack has targets"))?;
@@ -362,64 +434,58 @@ impl Bound<'_> {
         s.write_f32(v.alpha, at, self.pgd.alpha as f32)?;
         s.write_f32(v.eps, at, self.pgd.threat.eps as f32)?;
         s.write_f32(v.worst, at, 0.0)?;
+        s.write_i32(v.draw.index, at, case.index as i32)?;
+        s.write_i32(v.draw.restart, at, i32::try_from(restart).expect("restarts are checked to fit 16 bits"))?;
+        s.write_f32(v.draw.fresh, at, if given.is_some() { 0.0 } else { 1.0 })?;
+        if let Some(start) = given {
+            s.write_image(v.x, at, start)?;
+        }
         if let Some(k) = v.kept {
-            s.write_image(k.image, at, &start)?;
+            if let Some(start) = given {
+                s.write_image(k.image, at, start)?;
+            }
             let floor = if self.pgd.keep == Keep::BestLoss { f32::NEG_INFINITY } else { 0.0 };
             s.write_f32(k.best, at, floor)?;
         }
         Ok(())
     }
 
-    fn start(&self, case: &Case, restart: usize) -> Vec<f32> {
-        if let (0, Some(given)) = (restart, &case.start) {
-            return given.clone();
+    /// Puts freshly loaded rows where they start; the others stay where they are.
+    fn begin(&mut self, fresh: &[usize]) -> Result<()> {
+        if fresh.is_empty() {
+            return Ok(());
         }
-        let stream = Stream {
-            seed: self.seed,
-            index: case.index,
-            step: 0,
-            purpose: Purpose::Start,
-            restart: u16::try_from(restart).expect("restarts are checked to fit 16 bits"),
-        };
-        let mut out = case.x0.clone();
-        match self.pgd.start {
-            Start::Clean => {}
-            Start::Random => rng::start(self.pgd.threat.norm, self.pgd.threat.eps as f32, &stream, &case.x0, &mut out),
-            Start::Sign { length } => rng::start_sign(length as f32, &stream, &case.x0, &mut out),
-        }
-        out
+        self.session.run("begin")?;
+        fresh.iter().try_for_each(|&at| self.session.write_f32(self.v.draw.fresh, at, 0.0))
     }
 
     /// The answer of a row that is through, or nothing while it has steps to go.
     fn finish(&mut self, at: usize, row: &mut Row) -> Result<Option<Found>> {
         let steps = self.pgd.steps;
-        let x = match (self.pgd.keep, self.v.kept) {
-            (Keep::Last, _) | (_, None) => {
-                if row.step < steps {
-                    return Ok(None);
-                }
-                self.session.read_image(self.v.x, at)?
-            }
-            (Keep::BestLoss, Some(kept)) => {
-                if row.step <= steps {
-                    return Ok(None);
-                }
-                self.session.read_image(kept.image, at)?
-            }
+        let over = row.step >= steps + usize::from(self.v.judges());
+        let (x, claimed) = match (self.pgd.keep, self.v.kept) {
             (Keep::FirstSuccess, Some(kept)) => {
-                if self.session.read_row(kept.best, at)? > 0.0 {
-                    self.session.read_image(kept.image, at)?
-                } else if let Some(last) = row.last.take() {
-                    last
-                } else {
-                    if row.step == steps {
-                        row.last = Some(self.session.read_image(self.v.x, at)?);
+                let hit = self.session.read_row(kept.best, at)? > 0.0;
+                let x = match row.last.take() {
+                    _ if hit => self.session.read_image(kept.image, at)?,
+                    Some(last) => last,
+                    None => {
+                        if row.step == steps {
+                            row.last = Some(self.session.read_image(self.v.x, at)?);
+                        }
+                        return Ok(None);
                     }
-                    return Ok(None);
-                }
+                };
+                (x, Some(hit))
+            }
+            _ if !over => return Ok(None),
+            (Keep::BestLoss, Some(kept)) => (self.session.read_image(kept.image, at)?, None),
+            _ => {
+                let verdict = self.v.fooled.map(|f| self.session.read_row(f, at)).transpose()?;
+                (self.session.read_image(self.v.x, at)?, verdict.map(|v| v > 0.0))
             }
         };
         let status = self.session.read_row(self.v.worst, at)? as u8;
-        Ok(Some(Found { x, first_loss: row.first_loss, loss: row.loss, status, steps: row.step.min(steps) }))
+        Ok(Some(Found { x, first_loss: row.first_loss, loss: row.loss, status, steps: row.step.min(steps), claimed }))
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::attack_args::{AttackArgs, HEADING};
-use super::options::{DataArgs, DeviceArgs, ModelArgs};
+use super::options::{DataArgs, DeviceArgs, ModelArgs, warn_of};
 use super::output::{self, Json};
 use super::progress;
 use super::stop::Stop;
@@ -82,10 +82,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let settings = args.resolve()?;
     let mut results = Results::prepare(args, &settings)?;
     let mut outcome = settings.execute(&stop, &mut results)?;
+    warn_of(&settings.device);
     if let Some(start) = &args.start {
         outcome.parameters.insert("start".into(), json!(start.to_string_lossy()));
     }
-    let facts = args.facts(&settings);
+    let facts = Facts { batch: outcome.batch, ..args.facts(&settings) };
     results.finish(&facts, &outcome)?;
     match settings.expected {
         Some(least) if outcome.robust_accuracy() < least => {
@@ -107,7 +108,7 @@ impl Args {
         let model = self.model.load(&self.data)?;
         let data = self.data.open(&model.card)?;
         let starts = self.start.as_deref().map(|path| open_starts(path, &model)).transpose()?;
-        let batch = self.device.batch(model.input());
+        let batch = self.device.batch(device.card().is_some(), model.input());
         let job = Job { attack, batch, seed: self.seed, exact: self.exact };
         Ok(Settings { device, model, data, starts, job, expected })
     }
@@ -120,7 +121,7 @@ impl Args {
             split: self.data.split(),
             offset: self.data.offset(),
             device: settings.device.describe(),
-            precision: "f32",
+            precision: if settings.job.exact { "f32" } else { settings.device.precision().name() },
             batch: settings.job.batch,
             exact: settings.job.exact,
             seed: settings.job.seed,
@@ -138,7 +139,7 @@ impl Args {
             words.extend(["--start".into(), quoted(&start.to_string_lossy())]);
         }
         words.extend(["--seed".into(), self.seed.to_string()]);
-        words.extend(self.device.words(settings.model.input()));
+        words.extend(self.device.words(settings.job.batch));
         words.extend(self.exact.then(|| "--exact".into()));
         words.join(" ")
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::options::{DataArgs, DeviceArgs, ModelArgs};
+use super::options::{DataArgs, DeviceArgs, ModelArgs, warn_of};
 use super::output::{self, Json};
 use super::progress;
 use super::stop::Stop;
@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let device = args.device.open()?;
     let model = args.model.load(&args.data)?;
     let data = args.data.open(&model.card)?;
-    let batch = args.device.batch(model.input());
+    let batch = args.device.batch(device.card().is_some(), model.input());
     let json = Json::prepare(args.json.as_ref())?;
     let mut set = None;
     if let Some(path) = &args.save {
@@ -55,13 +55,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut classifier = Classifier::new(&device, &model, batch.min(data.len()))?;
     let inference = classify(&mut classifier, &data, batch, set.as_mut(), &stop)?;
+    warn_of(&device);
     if let Some(set) = set {
         set.finish()?;
     }
     let mut words = vec!["petard".to_string(), "infer".into()];
     words.extend(args.model.words(&args.data));
     words.extend(args.data.words());
-    words.extend(args.device.words(model.input()));
+    words.extend(args.device.words(batch));
     let facts = Facts {
         model: model.card.name.clone(),
         input: model.input(),

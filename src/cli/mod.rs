@@ -6,6 +6,7 @@ mod attack_args;
 mod complete;
 mod devices;
 mod infer;
+mod kernel;
 mod models;
 mod options;
 mod output;
@@ -54,6 +55,7 @@ enum Command {
     Plan(plan::Args),
     Models(models::Args),
     Devices(devices::Args),
+    Kernel(kernel::Args),
     Completions(complete::Args),
 }
 
@@ -70,6 +72,7 @@ impl Cli {
             Command::Plan(args) => plan::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Devices(args) => devices::run(&args),
+            Command::Kernel(args) => kernel::run(&args),
             Command::Completions(args) => complete::run(&args),
         }
     }

@@ -3,11 +3,15 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::output;
 use super::value::{count, quoted};
 use crate::data::{self, Dataset, Split};
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::nn::ModelCard;
+use crate::plan::Precision;
 use crate::session::Model;
 
 /// Which network.
@@ -158,22 +162,47 @@ impl DataArgs {
     }
 }
 
+/// Opens a device; why `auto` left a card alone goes to stderr.
+///
+/// # Errors
+/// Where there is none of that name, or it lacks the precision.
+pub fn open_device(name: &str, options: &DeviceOptions) -> Result<Device> {
+    let device = Device::open(name, options)?;
+    if let Some(note) = device.note() {
+        output::stderr(&format!("note: {note}\n"))?;
+    }
+    Ok(device)
+}
+
+/// Reads the name of a precision.
+/// `--precision`.
+pub fn precisions() -> impl TypedValueParser<Value = Precision> {
+    let named = |name: String| Precision::ALL.into_iter().find(|p| p.name() == name).expect("the parser knows no others");
+    PossibleValuesParser::new(Precision::ALL.map(Precision::name)).map(named)
+}
+
 /// Which device, and how much at once.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
-    /// auto or cpu
+    /// auto, cpu, cuda (the first card) or cuda:N; `petard devices` lists them
     #[arg(long, value_name = "NAME", default_value = "auto")]
     device: String,
-    /// Arithmetic: f32
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    precision: String,
+    /// Arithmetic of convolutions and linear layers; verdicts, and all work on the CPU, are f32
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precisions())]
+    precision: Precision,
     /// Worker threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
-    /// Images in a batch; from 8 up results do not depend on it [default: 64 for images up to 64x64, else 16]
+    /// Images in a batch; from 8 up results do not depend on it [default: for images up to 64x64 64, on a card 512; else 16,
+    /// on a card 64]
     #[arg(long, value_name = "N", value_parser = count, aliases = ["bs", "batch"])]
     batch_size: Option<usize>,
+}
+
+/// Says on stderr what went wrong with the device without failing anything.
+pub fn warn_of(device: &Device) {
+    device.take_warnings().iter().for_each(|w| eprintln!("warning: {w}"));
 }
 
 impl DeviceArgs {
@@ -182,22 +211,28 @@ impl DeviceArgs {
     /// # Errors
     /// Where there is none of that name, or it lacks the precision.
     pub fn open(&self) -> Result<Device> {
-        if self.precision != "f32" {
-            return Err(Error::usage(format!(
-                "`--precision {}` cannot be used: this version computes in f32 only",
-                self.precision
-            ))
-            .with_hint("leave `--precision` out"));
-        }
-        Device::open(&self.device, &DeviceOptions { threads: self.threads.unwrap_or(0), isa: None })
+        open_device(
+            &self.device,
+            &DeviceOptions { threads: self.threads.unwrap_or(0), precision: self.precision, ..DeviceOptions::default() },
+        )
     }
-    /// Images in a batch for a model that takes `input` `[C, H, W]`.
-    pub fn batch(&self, [_, h, w]: [usize; 3]) -> usize {
-        self.batch_size.unwrap_or(if h <= 64 && w <= 64 { 64 } else { 16 })
+    /// What is asked for, whether or not there is a device that has it.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
-    /// The options as they would be typed, without threads, on which no result depends.
-    pub fn words(&self, input: [usize; 3]) -> Vec<String> {
-        let batch = self.batch(input).to_string();
-        ["--batch-size", &batch, "--device", &self.device, "--precision", &self.precision].map(quoted).to_vec()
+    /// Images in a batch for a model that takes `input` `[C, H, W]`, on a card or not.
+    pub fn batch(&self, on_card: bool, [_, h, w]: [usize; 3]) -> usize {
+        let small = h <= 64 && w <= 64;
+        self.batch_size.unwrap_or(match (on_card, small) {
+            (false, true) => 64,
+            (false, false) => 16,
+            (true, true) => 512,
+            (true, false) => 64,
+        })
+    }
+    /// The options as they would be typed, without threads, on which no result depends; `batch` as it was in the end.
+    pub fn words(&self, batch: usize) -> Vec<String> {
+        let batch = batch.to_string();
+        ["--batch-size", &batch, "--device", &self.device, "--precision", self.precision.name()].map(quoted).to_vec()
     }
 }

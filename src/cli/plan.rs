@@ -8,9 +8,11 @@ use super::options::{CardArgs, DeviceArgs};
 use super::output;
 use crate::device::Device;
 use crate::error::Result;
+use crate::gpu::DeviceProps;
+use crate::gpu::lower::lower;
 use crate::graph::Graph;
 use crate::nn::{ModelCard, build};
-use crate::plan::{Plan, Segment, compile};
+use crate::plan::{Plan, Precision, Segment, compile, compile_for};
 use crate::report::bytes_text;
 use crate::session::image_input;
 
@@ -30,20 +32,25 @@ pub struct Args {
     /// Keep to direct kernels in the attack too
     #[arg(long)]
     exact: bool,
+    /// Show the launches on a card that need not be there
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(DeviceProps::names()))]
+    card: Option<String>,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let pgd = args.attack.resolve(false)?;
-    let device = args.device.open()?;
+    let on = match &args.card {
+        Some(name) => On::Card(DeviceProps::of(name).expect("clap has checked the name"), args.device.precision()),
+        None => On::of(args.device.open()?),
+    };
+    let precision = if args.exact { Precision::F32 } else { on.precision() };
     let card = args.model.find()?;
     pgd.check(card.classes)?;
-    let batch = args.device.batch(card.input);
-    let (graph, values) = pgd.step_graph(&card);
-    let (step, judge) = values.segments();
-    let segments: Vec<Segment> = std::iter::once(step).chain(judge).collect();
+    let batch = args.device.batch(matches!(on, On::Card(..)), card.input);
+    let (graph, values) = pgd.step_graph(&card, precision.half().is_some());
     let parameters = 4 * graph.params().values().map(|&v| graph.shape(v).elems()).sum::<usize>();
-    let (judge, judge_bytes) = describe(&device, inference(&card, batch)?, true)?;
-    let (attack, attack_bytes) = describe(&device, compile(&graph, &segments, batch)?, args.exact)?;
+    let (judge, judge_bytes) = on.describe(inference(&card, batch)?, true)?;
+    let (attack, attack_bytes) = on.describe(compile_for(&graph, &values.segments(), batch, precision)?, args.exact)?;
     let images = batch * card.input.iter().product::<usize>() * size_of::<f32>();
     let mut text = format!("{}: clean pass and verdict, on direct kernels\n\n{judge}", card.name);
     text += &format!("\n{}: {}, one step\n\n{attack}", card.name, pgd.name);
@@ -56,30 +63,63 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What plans are made for.
+enum On {
+    Cpu(Device),
+    /// A card, which need not be there: its launches follow from what it is.
+    Card(DeviceProps, Precision),
+}
+
+impl On {
+    fn of(device: Device) -> Self {
+        match device.card() {
+            Some(props) => On::Card(props.clone(), device.precision()),
+            None => On::Cpu(device),
+        }
+    }
+    fn precision(&self) -> Precision {
+        match self {
+            On::Cpu(device) => device.precision(),
+            On::Card(_, precision) => *precision,
+        }
+    }
+
+    /// The plan in words, then its costs; and the bytes it takes. Packing on the CPU needs the shapes of the weights only,
+    /// so it is done for real.
+    fn describe(&self, plan: Plan, exact: bool) -> Result<(String, usize)> {
+        let graph = plan.graph();
+        let parameters: usize = graph.params().values().map(|&v| graph.shape(v).elems()).sum();
+        let mut text = format!("{plan}\n");
+        for program in plan.programs() {
+            let image = plan.flops(program) as f64 / 1e6 / plan.batch() as f64;
+            text += &format!("{:<11}{image:.3} MFLOP an image\n", program.name);
+        }
+        let arena_bytes = plan.arena_bytes();
+        let (arena, lasting) = (bytes_text(arena_bytes), bytes_text(plan.persistent_bytes()));
+        text += &format!("{:<11}{arena}, of them {lasting} lasting\n", "arena");
+        text += &format!("{:<11}{parameters} values, {}\n", "parameters", bytes_text(4 * parameters));
+        match self {
+            On::Cpu(device) => {
+                let mut executor = device.bind(plan, exact)?;
+                executor.run("pack")?;
+                let packed = executor.packed_bytes();
+                text += &format!("{:<11}{} of packed weights on {}\n", "packed", bytes_text(packed), device.describe());
+                Ok((text, arena_bytes + packed))
+            }
+            On::Card(props, _) => {
+                let lowered = lower(&plan, props);
+                text += &format!("\nlaunches on {}, {}\n{lowered}\n", props.name, plan.precision());
+                let bytes = lowered.buffers.iter().map(|b| b.bytes as usize).sum();
+                Ok((text, bytes))
+            }
+        }
+    }
+}
+
 /// The plan that classifies images.
 fn inference(card: &ModelCard, batch: usize) -> Result<Plan> {
     let mut graph = Graph::new();
     let x = image_input(&mut graph, "x", card);
     let logits = build(card, &mut graph, x, false).logits;
     compile(&graph, &[Segment { name: "infer".into(), outputs: vec![logits], carries: Vec::new() }], batch)
-}
-
-/// The plan in words, then its costs; and the bytes of arena and packed weights. Packing needs the shapes of the weights only, so it is done for real.
-fn describe(device: &Device, plan: Plan, exact: bool) -> Result<(String, usize)> {
-    let graph = plan.graph();
-    let parameters: usize = graph.params().values().map(|&v| graph.shape(v).elems()).sum();
-    let mut text = format!("{plan}\n");
-    for program in plan.programs() {
-        let image = plan.flops(program) as f64 / 1e6 / plan.batch() as f64;
-        text += &format!("{:<11}{image:.3} MFLOP an image\n", program.name);
-    }
-    let arena_bytes = plan.arena_bytes();
-    let (arena, lasting) = (bytes_text(arena_bytes), bytes_text(plan.persistent_bytes()));
-    text += &format!("{:<11}{arena}, of them {lasting} lasting\n", "arena");
-    text += &format!("{:<11}{parameters} values, {}\n", "parameters", bytes_text(4 * parameters));
-    let mut executor = device.bind(plan, exact)?;
-    executor.run("pack")?;
-    let packed = executor.packed_bytes();
-    text += &format!("{:<11}{} of packed weights on {}\n", "packed", bytes_text(packed), device.describe());
-    Ok((text, arena_bytes + packed))
 }

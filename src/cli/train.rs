@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use clap::builder::{BoolishValueParser, PossibleValue};
 
+use super::options::{open_device, precisions, warn_of};
 use super::output;
 use super::progress;
 use super::stop::Stop;
@@ -16,6 +17,7 @@ use crate::data::{self, Dataset, Split};
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::nn::{ModelCard, Weights};
+use crate::plan::Precision;
 use crate::session::Model;
 use crate::threat::{Norm, ThreatModel};
 use crate::train::{self, Augment, BatchNorm, Config, Crafting, Hooks, Job, Progress, Recipe, Row, Schedule};
@@ -129,9 +131,12 @@ pub struct Args {
     /// Go on with the run in the folder, to the result of an uninterrupted one
     #[arg(long)]
     resume: bool,
-    /// auto or cpu
+    /// auto, cpu, cuda (the first card) or cuda:N; `petard devices` lists them
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Device")]
     device: String,
+    /// Arithmetic of convolutions and linear layers; the CPU computes in f32
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precisions(), help_heading = "Device")]
+    precision: Precision,
     /// Worker threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Device")]
     threads: Option<usize>,
@@ -216,6 +221,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let job = Job { config, train, test: test.as_ref(), weights: weights.clone(), out: &args.out, resume: args.resume };
     let finished = train::run(device, job, hooks);
     bar.finish_and_clear();
+    warn_of(device);
     let finished = finished.map_err(|e| args.way_on(e))?;
     refused.into_inner()?;
     let card = quoted(&finished.card.to_string_lossy());
@@ -232,7 +238,9 @@ impl Args {
     /// Everything that can fail early fails here, the cheap checks first.
     fn resolve(&self) -> Result<Settings> {
         let crafting = self.crafting()?;
-        let device = Device::open(&self.device, &DeviceOptions { threads: self.threads.unwrap_or(0), isa: None })?;
+        let threads = self.threads.unwrap_or(0);
+        let device =
+            open_device(&self.device, &DeviceOptions { threads, precision: self.precision, ..DeviceOptions::default() })?;
         let demo = self.model.is_none() && self.data.split(':').next() == Some("synthetic");
         let name = match &self.model {
             Some(name) => name,
@@ -280,6 +288,7 @@ impl Args {
             data: self.data.clone(),
             images: train.len(),
             initial: weights.as_ref().map(|w| w.sha256.clone()),
+            precision: self.precision,
             seed: self.seed,
         };
         config.check()?;
@@ -343,8 +352,15 @@ impl Settings {
     /// What is trained how, before the first line of the table.
     fn announce(&self) -> String {
         let c = &self.config;
-        let mut text =
-            format!("{} on {} images of {}, {}\n{}\n", c.card.name, c.images, c.data, self.device.describe(), c.describe());
+        let mut text = format!(
+            "{} on {} images of {}, {}, {}\n{}\n",
+            c.card.name,
+            c.images,
+            c.data,
+            self.device.describe(),
+            c.precision,
+            c.describe()
+        );
         let schedule = c.schedule.name();
         text += &format!("{} epochs, batches of {}, {schedule} to {}, momentum {}", c.epochs, c.batch, c.lr_max, c.momentum);
         text += &format!("{}, weight decay {}, seed {}\n", if c.nesterov { " (Nesterov)" } else { "" }, c.weight_decay, c.seed);

@@ -26,6 +26,7 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "doubts": outcome.doubts,
         "per_image": outcome.per_image,
         "targeted_success": targeted,
+        "confirmed": outcome.confirmed.map(|(stood, made)| json!({"stood": stood, "claimed": made})),
         "labelled": outcome.labelled,
         "non_finite": outcome.non_finite,
         "tolerance": outcome.threat.tolerance(facts.input.iter().product()),

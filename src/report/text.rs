@@ -16,6 +16,9 @@ pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
     if let Some((hit, tried)) = outcome.targeted {
         lines.push(line("target", &columns(&accuracy(hit, tried), &format!("of {tried} attacked images ended at their target"))));
     }
+    if let Some((stood, made)) = outcome.confirmed {
+        lines.push(line("confirmed", &columns(&format!("{stood} of {made} in f32"), &format!("{} did not stand", made - stood))));
+    }
     let speed = format!("{:.0} image-steps/s, {}", outcome.image_steps_per_second(), seconds(outcome.seconds));
     lines.push(device(facts, &speed));
     let doubts: Vec<String> = outcome.doubts.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();

@@ -8,6 +8,7 @@ use super::recipe::{Crafting, Recipe};
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::nn::ModelCard;
+use crate::plan::Precision;
 
 /// A training run, settled.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +55,8 @@ pub struct Config {
     pub images: usize,
     /// SHA-256 of the weights training starts from; `None` where the seed draws them.
     pub initial: Option<String>,
+    /// How convolutions and linear layers are computed.
+    pub precision: Precision,
     /// Seed of initial weights, order, crops, starts and the images held out.
     pub seed: u64,
 }
@@ -135,6 +138,7 @@ impl Config {
         put("flip", json!(self.augment.flip));
         put("val", json!(self.val));
         put("choose_on", json!(self.chosen_on()));
+        put("precision", json!(self.precision.name()));
         put("seed", json!(self.seed));
         p
     }
