@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod fixture;
+mod kernel;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ const ATTACK_KEYS: &str = "schema model data images clean_accuracy robust_accura
 const INFER_KEYS: &str = "schema model data images clean_accuracy device precision seconds images_per_second per_image";
 
 pub fn trials() -> Vec<Trial> {
-    let help = ["", "attack", "infer", "train", "plan", "models", "devices", "completions"];
+    let help = ["", "attack", "infer", "train", "plan", "models", "devices", "kernel", "completions"];
     let help = help.into_iter().map(|command| {
         let name = if command.is_empty() { "petard" } else { command };
         trial(format!("cli::help.{name}"), move || help_text(command, name))
@@ -48,7 +49,8 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    help.chain(own).chain(readme()).chain(bad_input::trials()).chain([memory::trial_of_peak()]).collect()
+    let others = bad_input::trials().into_iter().chain(kernel::trials()).chain([memory::trial_of_peak()]);
+    help.chain(own).chain(readme()).chain(others).collect()
 }
 
 fn help_text(command: &str, name: &str) -> Result<(), String> {
@@ -262,8 +264,9 @@ fn models() {
 
 fn devices() {
     let text = Fixture::new().ok("devices").stdout;
-    let [cpu, cuda] = text.lines().collect::<Vec<_>>()[..] else { panic!("two lines, not\n{text}") };
-    assert!(cpu.starts_with("cpu ") && cpu.ends_with("scalar") && cuda.starts_with("cuda "), "{text}");
+    let starts: Vec<&str> = text.lines().map(|l| l.split([' ', ':']).next().unwrap_or_default()).collect();
+    assert_eq!(starts[..2], ["cpu", "cuda"], "{text}");
+    assert!(starts.contains(&"nvrtc") && starts.contains(&"kernels"), "{text}");
 }
 
 fn completions() {

@@ -1,8 +1,13 @@
 //! Every op on every instruction set of this processor against its f64 definition, from tables of cases.
 //! Must not know how an op is computed; how exactly it must come out follows from the number of its roundings.
 
+mod augment;
 mod conv;
+mod conv_half;
+mod direct;
+mod dropout;
 mod gemm;
+mod halves;
 mod layout;
 mod loss;
 mod norm;
@@ -12,13 +17,18 @@ mod pointwise;
 mod pool;
 mod rows;
 
+use std::sync::Arc;
+
 use libtest_mimic::Trial;
 use petard::cpu::Isa;
+use petard::gpu::Driver;
 use petard::graph::{Graph, Op, Value};
+use petard::plan::Precision;
 use petard::tensor::DType;
 
+use crate::emulated::{Build, Profile, Schedule};
 use crate::support::close::{Tol, close_or_same_nan, close_to_scale, same_bits};
-use crate::support::engine::{Engine, How, isa_name};
+use crate::support::engine::{Emulation, Engine, How, isa_name, on_a_card, on_the_card};
 use crate::support::naive::{Values, eval};
 use crate::support::{Rng, trial};
 
@@ -86,16 +96,88 @@ pub struct Probe<'a> {
 
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
-    let mut trials = Vec::new();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(optim::cases()).chain(rows::cases()) {
+    let mut trials = halves::trials();
+    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
                 check(&case, isa).map_err(|e| format!("{e}\n  case: {}", case.literal))
             }));
         }
+        let on = case.clone();
+        trials.push(on_the_card(format!("{}::cuda", case.name), move |card| {
+            on_card(&on, &card).map_err(|e| format!("{e}\n  case: {}", on.literal))
+        }));
+        for build in [Build::Fast, Build::Check] {
+            let case = case.clone();
+            let name = format!("{}::emulated-{}", case.name, if build == Build::Fast { "fast" } else { "check" });
+            trials.push(on_a_card(name, move || emulated(&case, build).map_err(|e| format!("{e}\n  case: {}", case.literal))));
+        }
     }
+    trials.extend(conv_half::trials());
+    let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
+    trials.extend(alone.into_iter().flat_map(|list| list()));
     trials
+}
+
+/// Every fill against the definition, then the same bits again, in other places of the batch and in another batch.
+fn on_card(case: &Case, card: &Arc<dyn Driver>) -> Result<(), String> {
+    let bind = |batch| Engine::on(Arc::clone(card), &case.graph, &case.outputs, batch, Precision::F32);
+    let mut engine = bind(3)?;
+    for &fill in case.fills {
+        let given = leaves(case, 3, fill);
+        let got = engine.run(&given).map_err(|e| format!("{fill:?}: {e}"))?;
+        judge(case, 3, fill, &given, &got).map_err(|e| format!("{fill:?}: {e}"))?;
+    }
+    let given = leaves(case, 3, Fill::Normal);
+    let first = engine.run(&given)?;
+    same(case, &engine.run(&given)?, &first).map_err(|e| format!("second run: {e}"))?;
+    if case.rows_alone() {
+        let order = [2, 0, 1, 1, 2];
+        let larger = bind(5)?.run(&pick(case, &given, &order))?;
+        same(case, &larger, &pick_outputs(case, &first, &order)).map_err(|e| format!("batch of 5: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Orders of events under which a kernel must give the same bits.
+const SCHEDULES: [Schedule; 3] = [Schedule::IN_ORDER, Schedule { seed: 1, lazy: true }, Schedule { seed: 2, lazy: false }];
+
+/// The kernels themselves, on both emulated cards. The fast build: every fill against the definition, then the same bits
+/// under every schedule, in other places of the batch and in another batch. The check build looks at every access.
+fn emulated(case: &Case, build: Build) -> Result<(), String> {
+    for profile in [Profile::Toy, Profile::Hopper] {
+        let how = Emulation { batch: 3, profile, build, schedule: Schedule::IN_ORDER, precision: Precision::F32 };
+        let given = leaves(case, how.batch, Fill::Normal);
+        let mut first: Option<Vec<Vec<f32>>> = None;
+        for schedule in SCHEDULES {
+            let mut engine = Engine::emulated(&case.graph, &case.outputs, Emulation { schedule, ..how })?;
+            let got = engine.run(&given).map_err(|e| format!("{profile:?} {schedule:?}: {e}"))?;
+            judge(case, how.batch, Fill::Normal, &given, &got).map_err(|e| format!("{profile:?} {schedule:?}: {e}"))?;
+            if let Some(first) = &first {
+                same(case, &got, first).map_err(|e| format!("{profile:?} {schedule:?} against another order: {e}"))?;
+            }
+            first.get_or_insert(got);
+        }
+        if build == Build::Check {
+            continue;
+        }
+        let mut engine = Engine::emulated(&case.graph, &case.outputs, how)?;
+        for &fill in case.fills {
+            let given = leaves(case, how.batch, fill);
+            let got = engine.run(&given).map_err(|e| format!("{profile:?} {fill:?}: {e}"))?;
+            judge(case, how.batch, fill, &given, &got).map_err(|e| format!("{profile:?} {fill:?}: {e}"))?;
+        }
+        let first = first.expect("there are schedules");
+        same(case, &engine.run(&given)?, &first).map_err(|e| format!("{profile:?} second run: {e}"))?;
+        if case.rows_alone() {
+            let order = [2, 0, 1, 1, 2];
+            let mut larger = Engine::emulated(&case.graph, &case.outputs, Emulation { batch: 5, ..how })?;
+            let larger = larger.run(&pick(case, &given, &order))?;
+            same(case, &larger, &pick_outputs(case, &first, &order)).map_err(|e| format!("{profile:?} batch of 5: {e}"))?;
+        }
+    }
+    Ok(())
 }
 
 impl Case {
@@ -183,6 +265,7 @@ fn judge(case: &Case, batch: usize, fill: Fill, given: &Values, got: &[Vec<f32>]
         let probe = Probe { graph: &case.graph, batch, given, output, want: &want };
         let (tol, scale) = match node.dtype {
             DType::F32 => (tolerance(case.bound, fill), (case.scale)(&probe)),
+            DType::Bf16 | DType::F16 => unreachable!("16-bit floats are storage, no node's type"),
             DType::I32 | DType::U8 | DType::Bits => (Tol::EXACT, result(&probe)),
         };
         let compare = if fill == Fill::OneNan { close_or_same_nan } else { close_to_scale };
@@ -264,6 +347,7 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
                 let var = (0..n / 2).map(|_| f64::from((0.5 + rng.unit()) as f32)).collect();
                 [rng.normals(n / 2), var].concat()
             }
+            ("far", _) => rng.normals(n).iter().map(|v| f64::from((300.0 + 0.01 * v) as f32)).collect(),
             ("x01" | "y01", _) => (0..n).map(|_| f64::from((0.5 + 0.5 * unit_fill(fill, &mut rng)) as f32)).collect(),
             _ if is_param && matches!(fill, Fill::Subnormal | Fill::Huge | Fill::OneNan) => rng.normals(n),
             _ => numbers(fill, n, given.is_empty(), &mut rng),

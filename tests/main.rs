@@ -4,10 +4,16 @@
 mod attacks;
 mod cli;
 mod data;
+mod emulated;
+mod engines;
+mod fake_cuda;
+mod gpu_errors;
 mod gradients;
 mod kernels;
 mod models;
+mod mutants;
 mod plans;
+mod resources;
 mod support;
 mod tidy;
 mod torch;
@@ -20,10 +26,16 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     attacks::trials,
     cli::trials,
     data::trials,
+    emulated::trials,
+    engines::trials,
+    fake_cuda::trials,
+    gpu_errors::trials,
     gradients::trials,
     kernels::trials,
     models::trials,
+    mutants::trials,
     plans::trials,
+    resources::trials,
     support::trials,
     tidy::trials,
     training::trials,

@@ -29,7 +29,27 @@ unpack_cifar10() {
     fi
 }
 
+# NVIDIA's run-time compiler, of which the tests of the kernels' resources need this version. No card is needed.
+nvrtc_package=nvidia-cuda-nvrtc==13.0.88
+install_nvrtc() {
+    local out=target/nvrtc-wheel log=target/nvrtc.log
+    [[ -n "${PETARD_NVRTC:-}" ]] && return
+    if [[ "$(cat "$out/version" 2>/dev/null)" != "$nvrtc_package" ]]; then
+        command -v python3 >/dev/null || { skipped+=("kernels by NVRTC: no python3 to install it"); return; }
+        rm -rf "$out" "$out.part"
+        if python3 -m pip install --quiet --no-deps --target "$out.part" "$nvrtc_package" >"$log" 2>&1; then
+            echo "$nvrtc_package" >"$out.part/version" && mv "$out.part" "$out"
+        else
+            rm -rf "$out.part"
+            skipped+=("kernels by NVRTC: pip cannot install $nvrtc_package, see $log")
+            return
+        fi
+    fi
+    export PETARD_NVRTC="$PWD/$out"
+}
+
 unpack_cifar10
+install_nvrtc
 if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else skipped+=("cargo fmt: not installed"); fi
 if cargo clippy --version >/dev/null 2>&1; then
     cargo clippy --quiet --all-targets -- -D warnings

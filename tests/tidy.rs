@@ -1,6 +1,8 @@
 //! The shape of the source, kept by rules that a script can see: layers, unsafe, length, leftovers, the map.
 //! Must not judge taste. Each rule comes with a snippet that it has to refuse.
 
+mod kernels;
+
 use std::fs;
 use std::path::Path;
 
@@ -27,7 +29,7 @@ struct Rule {
     good: &'static [(&'static str, &'static str)],
 }
 
-const RULES: &[Rule] = &[
+const RULES: [Rule; 7] = [
     Rule {
         name: "layers",
         applies: |path| is_source(path) && path != "src/lib.rs",
@@ -219,12 +221,14 @@ fn unwrap(file: &File) -> Vec<Fault> {
 }
 
 fn unsafe_code(file: &File) -> Vec<Fault> {
-    let inner_loops = ["src/cpu/simd.rs", "src/cpu/epilogue.rs", "src/cpu/conv.rs"];
-    if inner_loops.contains(&file.path.as_str()) || file.path.starts_with("src/cpu/conv/") {
+    let places = ["src/cpu/simd.rs", "src/cpu/epilogue.rs", "src/cpu/conv.rs", "src/gpu/cuda.rs", "src/gpu/nvrtc.rs"];
+    let folders = ["src/cpu/conv/", "src/gpu/cuda/", "tests/emulated/"];
+    if places.contains(&file.path.as_str()) || folders.iter().any(|f| file.path.starts_with(f)) {
         return vec![];
     }
     let bad = code(file).filter(|(_, line)| has_word(line, "unsafe"));
-    bad.map(|(n, _)| (n, "`unsafe` belongs into cpu/{simd,epilogue,conv} only: use what they offer".into())).collect()
+    bad.map(|(n, _)| (n, "`unsafe` belongs into cpu/{simd,epilogue,conv} and gpu/{cuda,nvrtc} only: use what they offer".into()))
+        .collect()
 }
 
 fn length(file: &File) -> Vec<Fault> {
@@ -320,8 +324,9 @@ fn none(faults: &[String]) -> Result<(), String> {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let rules = RULES.iter().map(|rule| trial(format!("tidy::{}", rule.name), || none(&report(rule, &project()))));
-    let snippets = RULES.iter().map(|rule| trial(format!("tidy::{}.snippets", rule.name), || try_snippets(rule)));
+    let all = || RULES.iter().chain(&kernels::RULES);
+    let rules = all().map(|rule| trial(format!("tidy::{}", rule.name), || none(&report(rule, &project()))));
+    let snippets = all().map(|rule| trial(format!("tidy::{}.snippets", rule.name), || try_snippets(rule)));
     let others = vec![
         trial("tidy::map", || {
             let files = project();
@@ -349,7 +354,7 @@ pub fn trials() -> Vec<Trial> {
             }
         }),
     ];
-    rules.chain(snippets).chain(others).collect()
+    rules.chain(snippets).chain(others).chain(kernels::trials()).collect()
 }
 
 fn try_snippets(rule: &'static Rule) {

@@ -57,7 +57,8 @@ impl Fixture {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_petard"));
         command.args(line.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
-        command.env("COLUMNS", "100").env("NO_COLOR", "1");
+        // Without cards `auto` is the CPU, whose numbers are asked for.
+        command.env("COLUMNS", "100").env("NO_COLOR", "1").env("CUDA_VISIBLE_DEVICES", "-1");
         command
     }
     /// Runs the program to its end.

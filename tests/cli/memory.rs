@@ -79,8 +79,8 @@ fn needs_of_training(card: &ModelCard) -> petard::Result<usize> {
 }
 
 fn needs_of_attack(card: &ModelCard) -> petard::Result<usize> {
-    let (graph, values) = Pgd::new(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 2).step_graph(card);
-    let attack = bound(&graph, &[values.segments().0], ATTACKED, false)?;
+    let (graph, values) = Pgd::new(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 2).step_graph(card, false);
+    let attack = bound(&graph, &values.segments(), ATTACKED, false)?;
     let mut graph = Graph::new();
     let x = image_input(&mut graph, "x", card);
     let logits = nn::build(card, &mut graph, x, false).logits;
@@ -92,7 +92,7 @@ fn needs_of_attack(card: &ModelCard) -> petard::Result<usize> {
 fn bound(graph: &Graph, segments: &[Segment], batch: usize, exact: bool) -> petard::Result<usize> {
     let plan = compile(graph, segments, batch)?;
     let arena = plan.arena_bytes();
-    let mut executor = Device::open("cpu", &DeviceOptions { threads: 2, isa: None })?.bind(plan, exact)?;
+    let mut executor = Device::open("cpu", &DeviceOptions { threads: 2, ..DeviceOptions::default() })?.bind(plan, exact)?;
     executor.run("pack")?;
     Ok(arena + executor.packed_bytes())
 }

@@ -53,6 +53,17 @@ const ROWS: &[Row] = &[
     ([9, 9], Conv { groups: 12, ..square(12, 12, 5, 1, 2) }),
     ([6, 6], Conv { groups: 6, ..square(6, 12, 3, 1, 1) }),
     ([7, 7], Conv { groups: 8, dilation: [2, 2], ..square(8, 8, 3, 1, 2) }),
+    // Three images around the tiles of cards: 96 and 384 pixels are whole tiles, 126 and 129 are one less and one more.
+    ([8, 4], square(20, 15, 1, 1, 0)),
+    ([22, 1], square(5, 32, 1, 1, 0)),
+    ([3, 14], square(12, 63, 3, 1, 1)),
+    ([1, 43], square(8, 16, 1, 1, 0)),
+    ([16, 8], square(4, 33, 1, 1, 0)),
+    ([6, 7], Conv { groups: 2, ..square(128, 144, 1, 1, 0) }),
+    ([5, 5], Conv { groups: 72, ..square(72, 72, 3, 1, 1) }),
+    // Long sums.
+    ([2, 2], square(512, 8, 3, 1, 1)),
+    ([2, 2], square(8, 512, 3, 1, 1)),
 ];
 
 /// How much more than direct sums Winograd's may err, for the largest tile F(4x4, 3x3), `y = At [(G w Gt) * (Bt x B)] A`.

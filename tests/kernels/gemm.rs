@@ -6,8 +6,21 @@ use petard::tensor::{DType, Shape};
 use super::{Bound, Case, Fill, NUMBERS};
 
 /// Inputs and outputs of the layer.
-const ROWS: &[(usize, usize)] =
-    &[(1, 1), (1, 7), (7, 1), (3, 5), (15, 17), (16, 16), (17, 10), (31, 33), (64, 10), (128, 100), (257, 63), (512, 10)];
+const ROWS: &[(usize, usize)] = &[
+    (1, 1),
+    (1, 7),
+    (7, 1),
+    (3, 5),
+    (15, 17),
+    (16, 16),
+    (17, 10),
+    (31, 33),
+    (64, 10),
+    (20, 64),
+    (128, 100),
+    (257, 63),
+    (512, 10),
+];
 
 pub fn cases() -> Vec<Case> {
     ROWS.iter().flat_map(|&row| [forward(row), biased(row), grad_input(row), grad_weight(row)]).collect()

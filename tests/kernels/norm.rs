@@ -8,6 +8,8 @@ use crate::support::naive::eval;
 
 /// Height, width, channels.
 const ROWS: &[[usize; 3]] = &[[1, 1, 1], [1, 1, 17], [3, 5, 1], [4, 4, 3], [5, 3, 16], [2, 7, 31], [8, 8, 64]];
+/// More pixels than one block of a card takes, threads left over, more channels than a block is wide.
+const LARGE: &[[usize; 3]] = &[[24, 24, 8], [40, 9, 24], [2, 2, 264]];
 const EPS: f32 = 1e-5;
 /// Squares of huge or tiny data leave the range of f32.
 const MODEST: &[Fill] = &[Fill::Normal, Fill::Equal, Fill::Ties, Fill::Zeros];
@@ -16,6 +18,9 @@ pub fn cases() -> Vec<Case> {
     let kinds = [normalise, normalise_grad, eval_mode, eval_grad, eval_grad_params, stats, train, train_grad_params, train_grad];
     let mut cases: Vec<Case> = ROWS.iter().flat_map(|&row| kinds.iter().map(move |kind| kind(row))).collect();
     cases.extend(ROWS.iter().flat_map(|&row| [running(row, 0), running(row, 1)]));
+    let kinds = [eval_grad_params, stats, train, train_grad_params, train_grad];
+    cases.extend(LARGE.iter().flat_map(|&row| kinds.iter().map(move |kind| kind(row))));
+    cases.extend([stats_far([6, 6, 8]), eval_after_bias([4, 4, 3])]);
     cases
 }
 
@@ -64,6 +69,16 @@ fn eval_mode(row: [usize; 3]) -> Case {
     case("eval", row, g, y, Bound::Roundings(6))
 }
 
+/// The bias of the layer before goes into the constant of the norm.
+fn eval_after_bias(row: [usize; 3]) -> Case {
+    let mut g = Graph::new();
+    let x = image(&mut g, "x", row);
+    let params = ["bias", "gamma", "beta", "mean-", "var"].map(|name| vector(&mut g, name, row));
+    let shifted = g.push(Op::AddBias, &[x, params[0]]);
+    let y = g.push(Op::BatchNorm { eps: EPS }, &[shifted, params[1], params[2], params[3], params[4]]);
+    case("eval_after_bias", row, g, y, Bound::Roundings(7))
+}
+
 fn eval_grad(row: [usize; 3]) -> Case {
     let mut g = Graph::new();
     let dy = image(&mut g, "g", row);
@@ -94,6 +109,15 @@ fn stats(row: [usize; 3]) -> Case {
         [&first[..c], &second[..c]].concat()
     };
     Case { fills: MODEST, scale, ..case("stats", row, g, rows, Bound::Sum(8 * row[0] * row[1])) }
+}
+
+/// A mean of many deviations: the variance must keep its own digits.
+fn stats_far(row: [usize; 3]) -> Case {
+    let mut g = Graph::new();
+    let x = image(&mut g, "far", row);
+    let rows = g.push(Op::BatchStats, &[x]);
+    let case = case("stats_far", row, g, rows, Bound::Sum(8 * row[0] * row[1]));
+    Case { fills: &[Fill::Normal], scale: super::result, ..case }
 }
 
 fn train(row: [usize; 3]) -> Case {

@@ -10,7 +10,9 @@ const ROWS: &[[usize; 3]] = &[[1, 1, 1], [3, 5, 7], [4, 4, 15], [2, 3, 16], [5, 
 
 pub fn cases() -> Vec<Case> {
     let kinds = [add_bias, sum_channels, relu, relu6, mask, mask6, gate, add, scale, dropout, chain];
-    ROWS.iter().flat_map(|&row| kinds.iter().map(move |kind| kind(row))).collect()
+    let mut cases: Vec<Case> = ROWS.iter().flat_map(|&row| kinds.iter().map(move |kind| kind(row))).collect();
+    cases.extend([add_self([3, 5, 7]), add_self([2, 3, 16]), long_chain([3, 5, 7]), long_chain([3, 3, 32])]);
+    cases
 }
 
 fn case(what: &str, row: [usize; 3], graph: Graph, output: Value, bound: Bound) -> Case {
@@ -117,4 +119,28 @@ fn chain(row: [usize; 3]) -> Case {
     case.outputs.extend([sum, shifted]);
     case.fills = NUMBERS;
     case
+}
+
+fn add_self(row: [usize; 3]) -> Case {
+    let mut g = Graph::new();
+    let x = image(&mut g, "x", row);
+    let y = g.add(x, x);
+    case("add_self", row, g, y, Bound::Exact)
+}
+
+/// More operations than one kernel takes, and two bounds in one list.
+fn long_chain(row: [usize; 3]) -> Case {
+    let mut g = Graph::new();
+    let x = image(&mut g, "x", row);
+    let mut y = x;
+    for name in ["b0", "b1", "b2", "b3", "b4"] {
+        let bias = g.param(name, &[row[2]], Role::Weight);
+        let shifted = g.push(Op::AddBias, &[y, bias]);
+        y = g.relu(shifted);
+    }
+    for cap in [6.0, 1.5] {
+        y = g.push(Op::Relu { cap: Some(cap) }, &[y]);
+        y = g.add(y, x);
+    }
+    case("long_chain", row, g, y, Bound::Roundings(7))
 }

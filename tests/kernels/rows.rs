@@ -3,7 +3,12 @@
 use petard::graph::{Graph, Op, Value};
 use petard::tensor::{DType, Shape};
 
+use libtest_mimic::Trial;
+
+use super::direct::{against_cpu, carried_as_on_cpu, on_cards};
 use super::{Bound, Case};
+use crate::support::Rng;
+use crate::support::naive::Values;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![compare("greater", Op::Greater), compare("max_rows", Op::MaxRows)];
@@ -14,6 +19,33 @@ pub fn cases() -> Vec<Case> {
         cases.extend([select(elems), status(elems)]);
     }
     cases
+}
+
+pub fn trials() -> Vec<Trial> {
+    let states = on_cards("rows::grad_status.corners", |card| {
+        for elems in [5, 8, 1025] {
+            let (mut g, mut given) = (Graph::new(), Values::new());
+            let dx = g.input("g", Shape::per_image(&[elems]), DType::F32);
+            let y = g.push(Op::GradStatus, &[dx]);
+            let marks = [0.0, -0.0, 1e-45, -1e-45, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 3e38];
+            let row = |mark: f64| (0..elems).map(move |i| if i == elems - 1 { mark } else { 0.0 });
+            given.insert(dx, marks.iter().flat_map(|&m| row(m)).collect());
+            against_cpu(&g, &[y], marks.len(), &given, card, 0.0)?;
+        }
+        Ok(())
+    });
+    let select = on_cards("rows::select.in_place", |card| {
+        for elems in [1, 7, 300, 3072] {
+            let (mut g, mut given, mut rng) = (Graph::new(), Values::new(), Rng::new(elems as u64));
+            let [a, b] = ["a", "b"].map(|name| g.input(name, Shape::per_image(&[elems]), DType::F32));
+            let flag = row(&mut g, "flag", DType::F32);
+            given.extend([(a, rng.normals(4 * elems)), (b, rng.normals(4 * elems)), (flag, vec![1.0, 0.0, -0.0, 0.5])]);
+            let next = g.push(Op::SelectRows, &[flag, a, b]);
+            carried_as_on_cpu(&g, &[(b, next)], 4, 2, &given, card, 0.0)?;
+        }
+        Ok(())
+    });
+    [states, select].into_iter().flatten().collect()
 }
 
 fn case(name: String, graph: Graph, output: Value) -> Case {

@@ -113,7 +113,7 @@ impl Golden {
             Some((name.strip_prefix("init.")?.to_string(), tensor))
         });
         let weights = Weights::from_tensors(init.collect(), &petard::nn::parameters(&card))?;
-        let device = Device::open("cpu", &DeviceOptions { threads: 0, isa: Some(isa) })?;
+        let device = Device::open("cpu", &DeviceOptions { isa: Some(isa), ..Default::default() })?;
         Engine::new(&device, &card, weights, form)
     }
 

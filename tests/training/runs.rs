@@ -65,6 +65,7 @@ fn config(recipe: Recipe, epochs: usize) -> Config {
         data: "synthetic".into(),
         images: 100,
         initial: None,
+        precision: petard::plan::Precision::F32,
         seed: 1,
     }
 }
@@ -94,7 +95,7 @@ fn images(split: Split, limit: usize) -> Dataset {
 }
 
 fn device(threads: usize) -> Device {
-    Device::open("cpu", &DeviceOptions { threads, isa: None }).expect("every machine has a CPU")
+    Device::open("cpu", &DeviceOptions { threads, ..Default::default() }).expect("every machine has a CPU")
 }
 
 fn go(config: &Config, out: &Path, resume: bool, hooks: Hooks) -> petard::Result<Finished> {

@@ -1,0 +1,240 @@
+//! Faults planted in the kernels' text, each of which a named case has to notice: a check that cannot fail proves nothing.
+//! A fault runs in a process of its own, the test binary again with the number of the fault in its environment.
+//! Must not know what a kernel computes.
+
+use std::process::Command;
+
+use libtest_mimic::Trial;
+
+use crate::emulated::{self, Fault};
+use crate::support::{ignored, trial};
+
+/// Number of the fault that every emulated card of this process has.
+const NUMBER: &str = "PETARD_FAULT";
+
+/// File in `kernels/`, text, what takes its place, and a filter of cases of which one has to fail.
+const FAULTS: &[(&str, &str, &str, &str)] = &[
+    ("loss.cu", "(u32)~i;", "(u32)i;", "loss::grad_margin.k10::emulated-fast"),
+    ("loss.cu", "v == 0.0f ? 0.0f : v", "v", "loss::corners::emulated-fast"),
+    ("loss.cu", "lead >= -kappa", "lead > -kappa", "loss::grad_hinge.k3::emulated-fast"),
+    ("loss.cu", "mine = team < n,", "mine = team < n - 1,", "loss::margin.k3::emulated-fast"),
+    ("rows.cu", "flag[image] != 0.0f", "flag[image] > 0.5f", "rows::select.in_place::emulated-fast"),
+    ("rows.cu", "a[i] > b[i]", "a[i] >= b[i]", "rows::greater::emulated-fast"),
+    ("rows.cu", "fmaxf(a[i], b[i])", "a[i] < b[i] ? b[i] : a[i]", "rows::max_rows::emulated-fast"),
+    ("rows.cu", "size >= 0x7f800000u", "size > 0x7f800000u", "rows::grad_status.corners::emulated-fast"),
+    ("rows.cu", "k < i + 4 && k < elems", "k < i + 4", "rows::select.7::emulated-check"),
+    (
+        "lib/reduce_row.cuh",
+        "            __syncthreads();\n            v = part[0];",
+        "            v = part[0];",
+        "pgd::l2.8x8.c3::emulated-check",
+    ),
+    ("lib/reduce_row.cuh", "lane >= step ? other : 0", "other", "pgd::l1.8x8.c3::emulated-fast"),
+    ("pgd.cu", "(s > 0.0f) - (s < 0.0f)", "(s >= 0.0f) - (s < 0.0f)", "pgd::linf.3x5.c3::emulated-fast"),
+    ("pgd.cu", "(is_nan(s) ? s : 0.0f)", "0.0f", "pgd::corners.linf::emulated-fast"),
+    ("pgd.cu", "steepness == 0.0 && rows", "steepness < 0.0 && rows", "pgd::rests.l2::emulated-fast"),
+    ("pgd.cu", "x < 1.0f", "x <= 1.0f", "pgd::l1.7x9.c5::emulated-fast"),
+    ("pgd.cu", "i <= last", "i < last", "pgd::l1.8x8.c3::emulated-fast"),
+    ("pgd.cu", "        __syncthreads();\n        out = found;", "        out = found;", "pgd::l1.8x8.c3::emulated-check"),
+    ("pgd.cu", "(rows.elems + 19) / 20", "rows.elems / 20 + 1", "pgd::l1.40x37.c3::emulated-fast"),
+    ("pgd.cu", "e % hw * channels + e / hw", "e", "pgd::start.linf.3x5.c3::emulated-fast"),
+    (
+        "pgd.cu",
+        "        __syncthreads();\n        if (threadIdx.x == 0) {\n#pragma unroll 16",
+        "        if (threadIdx.x == 0) {\n#pragma unroll 16",
+        "pgd::start.l2.7x9.c5::emulated-check",
+    ),
+    ("pgd.cu", "stream.bits((u32)elems)", "stream.bits((u32)elems - 1)", "pgd::start.l1.3x5.c3::emulated-fast"),
+    ("lib/rng.cuh", "c1 ^ k0", "c1 ^ k1", "pgd::start.linf.1x1.c1::emulated-fast"),
+    ("lib/rng.cuh", "q == 2 ? -s : -c", "q == 2 ? -s : c", "pgd::start.l2.3x5.c3::emulated-fast"),
+    ("optim.cu", "__fmul_rn(momentum, v), pull)", "__fmul_rn(momentum, v), g)", "optim::in_place::emulated-fast"),
+    ("optim.cu", "length / 4 * 4 + (int)threadIdx.x", "length / 4 * 4 + (int)threadIdx.x + 1", "optim::in_place::emulated-fast"),
+    ("optim.cu", "(float)(1.0 - (double)given[0])", "given[0]", "optim::ema.300::emulated-fast"),
+    ("dropout.cu", ">= p ?", "> 1.0f - p ?", "dropout::mask::emulated-fast"),
+    ("dropout.cu", "block <= last / 4", "block < last / 4", "dropout::mask::emulated-fast"),
+    ("dropout.cu", "v[i] / keep", "v[i] * keep", "dropout::apply.21::emulated-fast"),
+    ("augment.cu", "width - 1 - w", "width - w", "augment::crop_flip::emulated-fast"),
+    ("augment.cu", "from_h >= 0 && from_h < height", "from_h > 0 && from_h < height", "augment::crop_flip::emulated-fast"),
+    ("norm.cu", "2.0 * sums[i] + shift", "sums[i] + shift", "norm::stats.40x9.c24::emulated-fast"),
+    ("lib/reduce.cuh", "lane + half < lanes", "lane + half <= lanes", "norm::stats.40x9.c24::emulated-fast"),
+    ("norm.cu", "part < count;", "part < count - 1;", "norm::stats.24x24.c8::emulated-fast"),
+    ("norm.cu", "(b[i] - mean[i]) * slope[i]", "b[i] * slope[i]", "norm::train_grad.5x3.c16::emulated-fast"),
+    ("norm.cu", "at(3) - at(4) : at(3)", "at(3) + at(4) : at(3)", "norm::eval_after_bias.4x4.c3::emulated-fast"),
+    ("pool.cu", "- pad + kernel, size)", "- pad + kernel, size + pad)", "pool::max.7x5.c33.r3x3.s2x2.p1x1::emulated-fast"),
+    ("pool.cu", "v[k] > best[k] ||", "v[k] >= best[k] ||", "pool::max_index.8x8.c16.r2x2.s2x2.p0x0::emulated-fast"),
+    (
+        "pool.cu",
+        "(i + pad - kernel) / stride + 1",
+        "(i + pad - kernel) / stride",
+        "pool::max_grad.7x5.c33.r3x3.s2x2.p1x1::emulated-fast",
+    ),
+    (
+        "pool.cu",
+        "min((i + pad) / stride, windows - 1)",
+        "(i + pad) / stride",
+        "pool::avg_grad.7x5.c17.r2x2.s2x2.p0x0::emulated-fast",
+    ),
+    (
+        "pool.cu",
+        "size + 2 * pad) - o * stride",
+        "size + pad) - o * stride",
+        "pool::avg.6x7.c5.r3x3.s2x2.p1x1.ceil::emulated-fast",
+    ),
+    ("layout.cu", "from_k < source_c", "from_k <= source_c", "layout::pad.7x7.c16::emulated-fast"),
+    ("layout.cu", "__syncthreads();", "", "layout::flatten.7x7.c16::emulated-fast"),
+    ("layout.cu", " && from_j * stride == j", "", "layout::subsample_pad_grad.7x7.c16::emulated-fast"),
+    ("pointwise.cu", "c + 1 == channels ?", "c + 1 > channels ?", "norm::normalise.4x4.c3::emulated-fast"),
+    ("pointwise.cu", "k < elems; k++)", "k < elems - 1; k++)", "pointwise::scale.3x5.c7::emulated-fast"),
+    ("pointwise.cu", "k < bytes &&", "k < bytes - 1 &&", "layout::row.0::emulated-fast"),
+    ("lib/epilogue.cuh", "bits >> i & 1 ? v[i] : 0.0f", "bits >> i & 1 ? 0.0f : v[i]", "pointwise::gate.8x8.c64::emulated-fast"),
+    (
+        "lib/vec.cuh",
+        "if (c0 + i < C) row[c0 + i] = narrow<T>(v[i]);",
+        "if (c0 + i <= C) row[c0 + i] = narrow<T>(v[i]);",
+        "conv::fwd.7x7.c3.k5",
+    ),
+    ("conv.cu", "flush(total, sum);\n        __syncthreads();", "flush(total, sum);", "conv::fwd.7x7.c3.k5"),
+    ("conv.cu", "source >= 0);", "source > 0);", "conv::fwd.7x7.c3.k5"),
+    ("lib/taps.cuh", "(u32)x < (u32)g.w", "(u32)x <= (u32)g.w", "conv::fwd.7x7.c3.k5"),
+    ("lib/taps.cuh", "i * step_h + phase.oy", "i * step_w + phase.oy", "conv::grad_input.8x11"),
+    ("lib/taps.cuh", "(phase.ox + g.pw - s * g.dw) / g.sw", "(phase.ox + g.pw - s * g.dw) / g.sh", "conv::grad_input.8x11"),
+    (
+        "conv_grad_weight.cu",
+        "column % cg) * taps + column / cg",
+        "column / taps) * taps + column % taps",
+        "conv::grad_weight.7x7.c3.k5",
+    ),
+    ("conv_grad_weight.cu", "if (row < BK) put(", "if (row + 1 < BK) put(", "conv::grad_weight.8x8.c16.k32"),
+    (
+        "conv_depthwise.cu",
+        "    __syncthreads();\n    const int channel",
+        "    const int channel",
+        "conv::grad_weight.7x9.c33.k33",
+    ),
+    ("conv_depthwise.cu", "i < LANES; i++) all", "i < LANES - 1; i++) all", "conv::grad_weight.7x9.c33.k33"),
+    (
+        "conv_depthwise.cu",
+        "source < 0) continue;\n            float",
+        "source <= 0) continue;\n            float",
+        "conv::fwd.7x9.c33.k33",
+    ),
+    ("conv_pack.cu", "g * source + col : g", "g * result + col : g", "conv::grad_input.6x6.c8.k12"),
+    ("conv_pack.cu", "if constexpr (SCALE) v *= scale[k];", "if constexpr (SCALE) v += scale[k];", "conv::chain_backward.8x8"),
+    (
+        "lib/mma_tile.cuh",
+        "__syncthreads(); // everybody",
+        "// everybody",
+        "conv_half::bf16.5x6.c64.k64.r3.s1x1.p1.d1x1.n3::emulated-check",
+    ),
+    (
+        "lib/mma_tile.cuh",
+        "cp_async_wait<STAGES - 2>",
+        "cp_async_wait<STAGES - 1>",
+        "conv_half::bf16.9x9.c16.k24.r3.s1x1.p1.d1x1.n8::emulated-fast",
+    ),
+    ("lib/mma_tile.cuh", "^ k * 32", "^ k * 16", "conv_half::bf16.8x8.c8.k16.r3.s1x1.p1.d1x1.n3::emulated-fast"),
+    (
+        "lib/mma_tile.cuh",
+        "part[i][e] = upper ? got : part[i][e];",
+        "part[i][e] = upper ? part[i][e] : got;",
+        "conv_half::bf16.8x8.c8.k16.r3.s1x1.p1.d1x1.n3::emulated-fast",
+    ),
+    (
+        "lib/mma_tile.cuh",
+        "return f32_to_tf32(__uint_as_float(word));",
+        "return word;",
+        "conv_half::tf32.9x9.c16.k24.r3.s1x1.p1.d1x1.n8::emulated-fast",
+    ),
+    (
+        "conv_mma.cu",
+        "(u32)(left[i] + tap.dx) < (u32)G.w",
+        "(u32)(left[i] + tap.dx) <= (u32)G.w",
+        "conv_half::bf16.8x8.c8.k16.r3.s1x1.p1.d1x1.n3::emulated-fast",
+    ),
+    (
+        "conv_mma.cu",
+        "const bool inside = at < depth;",
+        "const bool inside = true;",
+        "conv_half::bf16.8x8.c8.k16.r3.s1x1.p1.d1x1.n3::emulated-check",
+    ),
+    (
+        "conv_mma.cu",
+        "n0 + row + i * ROWS < K",
+        "n0 + row + i * ROWS <= K",
+        "conv_half::bf16.9x9.c16.k24.r3.s1x1.p1.d1x1.n8::emulated-check",
+    ),
+    (
+        "conv_mma.cu",
+        "m0 < n * phase.rows * phase.cols ?",
+        "m0 + BM < n * phase.rows * phase.cols ?",
+        "conv_half::bf16.7x7.c24.k32.r3.s2x2.p1.d1x1.n8::emulated-fast",
+    ),
+    (
+        "conv_mma_patch.cu",
+        "if (step > 0) __syncthreads(); ",
+        "",
+        "conv_half::bf16.15x15.c3.k64.r7.s2x2.p3.d1x1.n1::emulated-check",
+    ),
+    (
+        "conv_mma_patch.cu",
+        "pack(value(at), value(at + WORDS - 1))",
+        "pack(value(at + WORDS - 1), value(at))",
+        "conv_half::bf16.12x12.c3.k16.r3.s1x1.p1.d1x1.n3::emulated-check",
+    ),
+    (
+        "conv_mma_weight.cu",
+        "dy + (i64)(first + at) * K",
+        "dy + (i64)at * K",
+        "conv_half::bf16.9x9.c16.k24.r3.s1x1.p1.d1x1.n8::emulated-fast",
+    ),
+    (
+        "conv_mma_weight.cu",
+        "col / C / S * G.dh",
+        "col / C / R * G.dw",
+        "conv_half::bf16.9x8.c16.k16.r3.s1x3.p2.d2x1.n3::emulated-fast",
+    ),
+    ("lib/conv_store.cuh", "k >= K) return", "k > K) return", "conv_half::bf16.12x12.c3.k16.r3.s1x1.p1.d1x1.n3::emulated-check"),
+    (
+        "lib/conv_store.cuh",
+        "at < n * g.p * g.q ? at",
+        "at <= n * g.p * g.q ? at",
+        "conv_half::bf16.9x9.c16.k24.r3.s1x1.p1.d1x1.n8::emulated-check",
+    ),
+];
+
+/// The fault of this process, if it has one.
+pub fn planted() -> Option<&'static Fault> {
+    static PLANTED: std::sync::OnceLock<Option<Fault>> = std::sync::OnceLock::new();
+    let find = || {
+        let number: usize = std::env::var(NUMBER).ok()?.parse().ok()?;
+        FAULTS.get(number).map(|&(path, find, replace, _)| Fault { path, find, replace })
+    };
+    PLANTED.get_or_init(find).as_ref()
+}
+
+pub fn trials() -> Vec<Trial> {
+    let missing = emulated::missing();
+    let name = |number: usize| format!("mutants::{number:02}.{}", FAULTS[number].0);
+    let one = |number: usize| match &missing {
+        Some(reason) => ignored(name(number), reason),
+        None => trial(name(number), move || caught(number)),
+    };
+    // A process with a fault has no faults to plant.
+    if planted().is_some() { Vec::new() } else { (0..FAULTS.len()).map(one).collect() }
+}
+
+fn caught(number: usize) -> Result<(), String> {
+    let (path, find, _, filter) = FAULTS[number];
+    let program = std::env::current_exe().map_err(|e| format!("where this program lies: {e}"))?;
+    let run = Command::new(program).args([filter, "--test-threads=1"]).env(NUMBER, number.to_string()).output();
+    let out = run.map_err(|e| format!("cannot start this program again: {e}"))?;
+    let text = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
+    let about = format!("{path}: `{find}` changed, {filter}");
+    if text.contains("must stand there once") || text.contains(" error: ") {
+        return Err(format!("{about}: the fault no longer fits the text:\n{text}"));
+    }
+    if text.contains("running 0 tests") {
+        return Err(format!("{about}: no such case"));
+    }
+    if out.status.success() { Err(format!("{about}: nobody noticed")) } else { Ok(()) }
+}
