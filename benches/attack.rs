@@ -9,12 +9,13 @@ use std::io::{BufRead, Write};
 
 use petard::attack::{Hooks, Job};
 use petard::data::{Images, Options};
-use petard::graph::Graph;
+use petard::graph::{Graph, Value};
 use petard::nn::{ModelCard, Weights, build};
-use petard::plan::compile;
+use petard::plan::compile_for;
+use petard::session::Session;
 use petard::session::image_input;
 use petard::tensor::HostTensor;
-use petard::{Dataset, Device, DeviceOptions, Model, Pgd, ThreatModel, attack};
+use petard::{Dataset, Device, Model, Pgd, ThreatModel, attack};
 
 use meter::{Draw, Spent, Watch};
 
@@ -44,6 +45,8 @@ struct Bench {
     device: Device,
     images: Dataset,
     models: RefCell<BTreeMap<String, Model>>,
+    /// Attacks on a card by network and batch, with their losses.
+    bound: RefCell<BTreeMap<String, (Session, Value)>>,
     /// The images lie here.
     _folder: tempfile::TempDir,
 }
@@ -55,9 +58,8 @@ impl Bench {
         unlabelled(&path);
         let images =
             Dataset::open(&format!("file:{}", path.display()), &Options::default()).unwrap_or_else(|e| panic!("images: {e}"));
-        let options = DeviceOptions { threads: meter::threads(), isa: Some(meter::isa()) };
-        let device = Device::open("cpu", &options).unwrap_or_else(|e| panic!("device: {e}"));
-        Bench { device, images, models: RefCell::default(), _folder: folder }
+        let device = meter::open();
+        Bench { device, images, models: RefCell::default(), bound: RefCell::default(), _folder: folder }
     }
 
     /// The network of a card with seeded weights, made once.
@@ -74,6 +76,9 @@ impl Bench {
     fn attack(&self, net: &str, batch: usize, steps: usize) -> petard::Result<Spent> {
         let model = self.model(net)?;
         let most = self.images.len();
+        if self.device.card().is_some() {
+            return self.replays(net, batch, steps);
+        }
         if batch == 0 || batch > most || steps == 0 {
             return Err(petard::Error::usage(format!("batches are 1 to {most}, steps 1 or more")));
         }
@@ -92,6 +97,49 @@ impl Bench {
         let job = Job { attack: pgd(WARM_UP + steps + 1), batch, seed: 0, exact: false };
         attack::run(&self.device, &model, &images, &job, None, hooks)?;
         Ok(spent.expect("the attack reports before each of its steps"))
+    }
+
+    /// `steps` steps on a card, which does its work after it was asked for: the clock stops when the last loss is there.
+    fn replays(&self, net: &str, batch: usize, steps: usize) -> petard::Result<Spent> {
+        let key = format!("{net} {batch}");
+        if !self.bound.borrow().contains_key(&key) {
+            let bound = self.bind(net, batch)?;
+            self.bound.borrow_mut().insert(key.clone(), bound);
+        }
+        let mut sessions = self.bound.borrow_mut();
+        let (session, loss) = sessions.get_mut(&key).expect("just put there");
+        let watch = Watch::start();
+        for _ in 0..steps {
+            session.run("attack")?;
+        }
+        session.read(*loss)?;
+        Ok(watch.stop())
+    }
+
+    /// An attack on the card, warm: the session and its loss.
+    fn bind(&self, net: &str, batch: usize) -> petard::Result<(Session, Value)> {
+        let model = self.model(net)?;
+        let (graph, values) = pgd(1).step_graph(&model.card, false);
+        let segments = values.segments();
+        let mut session = Session::new(&self.device, &model, &graph, &segments, batch, false)?;
+        let at = |name: &str| graph.input_named(name).expect("an input of the attack");
+        let draw = &mut Draw(2);
+        for row in 0..batch {
+            let image: Vec<f32> = (0..model.input().iter().product()).map(|_| draw.unit()).collect();
+            session.write_image(at("x0"), row, &image)?;
+            session.write_i32(at("label"), row, draw.below(model.card.classes) as i32)?;
+            session.write_i32(at("index"), row, row as i32)?;
+            for (name, value) in [("alpha", 2.0 / 255.0), ("eps", 8.0 / 255.0), ("length", 8.0 / 255.0), ("fresh", 1.0)] {
+                session.write_f32(at(name), row, value)?;
+            }
+        }
+        session.run("begin")?;
+        for _ in 0..WARM_UP {
+            session.run("attack")?;
+        }
+        let loss = segments.iter().find(|s| s.name == "attack").expect("an attack has steps").outputs[0];
+        session.read(loss)?;
+        Ok((session, loss))
     }
 
     /// One line: throughput, and what the plan needs.
@@ -114,9 +162,9 @@ impl Bench {
 
     /// Steps of the plan and the memory it takes.
     fn needs(&self, net: &str, batch: usize) -> petard::Result<String> {
-        let (graph, values) = pgd(1).step_graph(&self.model(net)?.card);
-        let plan = compile(&graph, &[values.segments().0], batch)?;
-        let launches = plan.programs()[0].steps.len();
+        let (graph, values) = pgd(1).step_graph(&self.model(net)?.card, false);
+        let plan = compile_for(&graph, &values.segments(), batch, self.device.precision())?;
+        let launches = plan.program("attack").expect("an attack has steps").steps.len();
         let mut executor = self.device.bind(plan, false)?;
         executor.run("pack")?;
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use petard::cpu::Isa;
 use petard::device::isa_name;
+use petard::plan::Precision;
+use petard::{Device, DeviceOptions};
 
 /// Worker threads: `PETARD_THREADS`, else 1.
 pub fn threads() -> usize {
@@ -23,9 +25,27 @@ pub fn isa() -> Isa {
     known.unwrap_or_else(|| panic!("PETARD_ISA is `{text}`: this processor has {:?}", Isa::available()))
 }
 
-/// The device as it stands in names of benches: `cpu-avx512`.
+/// The device: `PETARD_DEVICE` (`cpu`, `cuda:0`), else the CPU; on a card in `PETARD_PRECISION` (`f32`, `bf16`, ..).
+pub fn open() -> Device {
+    let precision = std::env::var("PETARD_PRECISION").unwrap_or_else(|_| "f32".into());
+    let known = Precision::ALL.into_iter().find(|p| p.name() == precision);
+    let precision = known.unwrap_or_else(|| panic!("PETARD_PRECISION is `{precision}`: give f32, tf32, bf16 or fp16"));
+    let options = DeviceOptions { threads: threads(), isa: Some(isa()), precision };
+    Device::open(&name(), &options).unwrap_or_else(|e| panic!("device: {e}"))
+}
+
+fn name() -> String {
+    std::env::var("PETARD_DEVICE").unwrap_or_else(|_| "cpu".into())
+}
+
+/// The device as it stands in names of benches: `cpu-avx512`, `cuda:0-bf16`.
 pub fn device() -> String {
-    format!("cpu-{}", isa_name(isa()))
+    match name() {
+        name if name.starts_with("cuda") => {
+            format!("{name}-{}", std::env::var("PETARD_PRECISION").unwrap_or_else(|_| "f32".into()))
+        }
+        _ => format!("cpu-{}", isa_name(isa())),
+    }
 }
 
 /// Whether cargo runs a bench, not a test that the bench still works.
@@ -43,7 +63,7 @@ pub fn header() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: Vec<&str> = load.split(' ').take(3).collect();
     let (n, version) = (threads(), env!("CARGO_PKG_VERSION"));
-    let clock = if !booked().is_empty() && n == 1 { "CPU time" } else { "wall time" };
+    let clock = if !booked().is_empty() && n == 1 && !device().starts_with("cuda") { "CPU time" } else { "wall time" };
     format!("# petard {version}, {}, {n} thread(s), {clock}; {model}, load {}", device(), load.join(" "))
 }
 
@@ -58,7 +78,7 @@ pub struct Spent {
 impl Spent {
     /// CPU time on one thread, which a busy machine does not spoil; wall time on more, where waiting counts.
     pub fn fair(&self) -> Duration {
-        if threads() == 1 { self.cpu } else { self.wall }
+        if threads() == 1 && !device().starts_with("cuda") { self.cpu } else { self.wall }
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{BufRead, Write};
 
 use petard::nn::{ModelCard, Weights};
 use petard::train::{BatchNorm, Engine, Form, Hyper, Images, Recipe};
-use petard::{Device, DeviceOptions, Error, Result, ThreatModel};
+use petard::{Device, Error, Result, ThreatModel};
 
 use meter::{Draw, Spent, Watch};
 
@@ -21,8 +21,7 @@ const HYPER: Hyper = Hyper { lr: 0.01, momentum: 0.9, weight_decay: 5e-4, ema: 0
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let options = DeviceOptions { threads: meter::threads(), isa: Some(meter::isa()) };
-    let device = Device::open("cpu", &options).unwrap_or_else(|e| panic!("device: {e}"));
+    let device = meter::open();
     if arguments.iter().any(|a| a == "--serve") {
         return serve(&device);
     }

@@ -1,11 +1,8 @@
 //! A case bound to the CPU: filled, checked against its definition, and only then run against the clock.
 //! Must not know which cases there are.
 
-use std::sync::Arc;
-
-use petard::cpu::{CpuExecutor, Options};
 use petard::graph::{Op, Value};
-use petard::plan::{Executor, Segment, compile};
+use petard::plan::{Executor, Precision, Segment, compile_for};
 use petard::tensor::{DType, bits_bytes};
 
 use crate::cards::Case;
@@ -15,7 +12,7 @@ use crate::{oracle, pgd, pool};
 
 /// A case whose result was right.
 pub struct Ready {
-    executor: CpuExecutor,
+    executor: Box<dyn Executor>,
     pub work: Work,
     /// Seconds of one run, in each sample.
     samples: Vec<f64>,
@@ -33,11 +30,12 @@ impl Ready {
             Segment { name: "infer".into(), outputs: kept.clone(), carries: vec![] }
         };
         let text = |e: petard::Error| format!("{} {}: {e}", case.name, case.shape);
-        let plan = compile(&case.graph, &[segment], case.batch).map_err(text)?;
+        let device = meter::open();
+        let precision = if exact { Precision::F32 } else { device.precision() };
+        let plan = compile_for(&case.graph, &[segment], case.batch, precision).map_err(text)?;
         let program = plan.program("infer").expect("the one segment");
         let work = Work { flops: plan.flops(program) as f64, bytes: case.bytes() as f64 };
-        let options = Options { isa: meter::isa(), threads: meter::threads(), exact };
-        let mut executor = CpuExecutor::new(Arc::new(plan), options).map_err(text)?;
+        let mut executor = device.bind(plan, exact).map_err(text)?;
         let data = fill(case);
         for (&leaf, numbers) in case.leaves.iter().zip(&data) {
             let channels = case.graph.shape(leaf).dims.last().copied().unwrap_or(1);
@@ -46,7 +44,7 @@ impl Ready {
         executor.run("pack").map_err(text)?;
         executor.run("infer").map_err(text)?;
         let got: Result<Vec<Vec<f32>>, petard::Error> =
-            kept.iter().map(|&v| read(&executor, if in_place { case.leaves[0] } else { v })).collect();
+            kept.iter().map(|&v| read(executor.as_ref(), if in_place { case.leaves[0] } else { v })).collect();
         oracle::check(case, &data, &got.map_err(text)?)?;
         Ok(Ready { executor, work, samples: Vec::new() })
     }
@@ -57,6 +55,7 @@ impl Ready {
         for _ in 0..times {
             self.executor.run("infer").expect("it ran before");
         }
+        self.executor.sync().expect("it ran before");
         let spent = watch.stop().fair();
         self.samples.push(spent.as_secs_f64() / times as f64);
         spent
@@ -98,6 +97,7 @@ fn encode(numbers: &[f32], dtype: DType, channels: usize) -> Vec<u8> {
     match dtype {
         DType::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::I32 => numbers.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect(),
+        DType::Bf16 | DType::F16 => unreachable!("16-bit floats are storage, no node's type"),
         DType::U8 => numbers.iter().map(|&v| v as u8).collect(),
         DType::Bits => {
             let mut out = Vec::new();
@@ -112,7 +112,7 @@ fn encode(numbers: &[f32], dtype: DType, channels: usize) -> Vec<u8> {
 }
 
 /// The numbers of a value.
-fn read(executor: &CpuExecutor, value: Value) -> petard::Result<Vec<f32>> {
+fn read(executor: &dyn Executor, value: Value) -> petard::Result<Vec<f32>> {
     let (graph, batch) = (executor.plan().graph(), executor.plan().batch());
     let node = graph.node(value);
     let mut bytes = vec![0; node.shape.bytes(node.dtype, batch)];
@@ -121,6 +121,7 @@ fn read(executor: &CpuExecutor, value: Value) -> petard::Result<Vec<f32>> {
     Ok(match node.dtype {
         DType::F32 => words().map(f32::from_le_bytes).collect(),
         DType::I32 => words().map(|w| i32::from_le_bytes(w) as f32).collect(),
+        DType::Bf16 | DType::F16 => unreachable!("16-bit floats are storage, no node's type"),
         DType::U8 => bytes.iter().map(|&b| f32::from(b)).collect(),
         DType::Bits => {
             let channels = node.shape.dims.last().copied().unwrap_or(1);
