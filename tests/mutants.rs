@@ -226,7 +226,11 @@ pub fn trials() -> Vec<Trial> {
 fn caught(number: usize) -> Result<(), String> {
     let (path, find, _, filter) = FAULTS[number];
     let program = std::env::current_exe().map_err(|e| format!("where this program lies: {e}"))?;
-    let run = Command::new(program).args([filter, "--test-threads=1"]).env(NUMBER, number.to_string()).output();
+    let run = Command::new(program)
+        .args([filter, "--test-threads=1"])
+        .env(NUMBER, number.to_string())
+        .env("PETARD_NVRTC", "none")
+        .output();
     let out = run.map_err(|e| format!("cannot start this program again: {e}"))?;
     let text = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
     let about = format!("{path}: `{find}` changed, {filter}");
