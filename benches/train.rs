@@ -86,7 +86,6 @@ struct Run {
     engine: Engine,
     form: Form,
     pixels: Vec<f32>,
-    start: Vec<f32>,
     label: Vec<i32>,
     index: Vec<u32>,
     made: u32,
@@ -99,10 +98,9 @@ impl Run {
         let size: usize = card.input.iter().product();
         let draw = &mut Draw(1);
         let pixels: Vec<f32> = (0..batch * size).map(|_| draw.unit()).collect();
-        let start = pixels.iter().map(|p| (p + EPS as f32 * (2.0 * draw.unit() - 1.0)).clamp(0.0, 1.0)).collect();
         let label = (0..batch).map(|_| draw.below(card.classes) as i32).collect();
         let engine = Engine::new(device, &card, Weights::initial(&card, 0), form)?;
-        Ok(Run { engine, form, pixels, start, label, index: (0..batch as u32).collect(), made: 0 })
+        Ok(Run { engine, form, pixels, label, index: (0..batch as u32).collect(), made: 0 })
     }
 
     /// `steps` training steps, on the clock.
@@ -117,9 +115,7 @@ impl Run {
     fn step(&mut self) -> Result<()> {
         self.engine.load(Images { pixels: &self.pixels, label: &self.label, index: &self.index })?;
         if let Some(crafting) = self.form.crafting {
-            for (row, start) in self.start.chunks_exact(self.start.len() / self.index.len()).enumerate() {
-                self.engine.start_at(row, start)?;
-            }
+            self.engine.begin(0, self.made, 0)?;
             for _ in 0..crafting.steps {
                 self.engine.craft(self.made)?;
             }

@@ -23,7 +23,7 @@
 //
 //   computes   pgd_start_linf, pgd_start_sign, pgd_start_l2, pgd_start_l1: the bits of rng::start and rng::start_sign
 //   shapes     y, x0 : [N, HW, C] f32, numbers drawn in the order [C, HW];  index, restart : [N] i32;  eps : [N];
-//              seed : its lower and upper word
+//              seed : its lower and upper word, then a step
 //   launch     linf, sign: PARTS blocks an image, four elements a thread: grid (N * PARTS), block 256
 //              l2, l1: block n owns image n: grid (N), block THREADS
 //   constants  as above
@@ -291,7 +291,7 @@ template <bool SIGN> DEV void start_flat(float* y, const float* x0, const int* i
     const i64 row = (i64)image * hw * channels;
     const float size = eps[image];
     u32 w[4];
-    Stream(words(seed), index[image], 0, DRAW_START, restart[image]).block(number, w);
+    Stream(words(seed), index[image], seed[2], DRAW_START, restart[image]).block(number, w);
     float v[4];
     if (SIGN) draw_normals(w, v);
 #pragma unroll
@@ -341,7 +341,7 @@ template <bool L1> DEV void start_scaled(float* y, const float* x0, const int* i
                                          const int* seed, int hw, int channels) {
     const int image = (int)blockIdx.x, elems = hw * channels;
     const i64 row = (i64)image * elems;
-    const Stream stream(words(seed), index[image], 0, DRAW_START, restart[image]);
+    const Stream stream(words(seed), index[image], seed[2], DRAW_START, restart[image]);
     const auto draw = [](const u32 (&w)[4], float (&v)[4]) {
         if (L1) draw_signed_exponentials(w, v);
         if (!L1) draw_normals(w, v);
@@ -355,7 +355,7 @@ template <bool L1> DEV void start_scaled(float* y, const float* x0, const int* i
             // One exponential more than elements fills the ball evenly.
             length += (double)-draw_ln(above_zero(stream.bits((u32)elems)));
         } else {
-            radius *= (double)unit(Stream(words(seed), index[image], 0, DRAW_START_RADIUS, restart[image]).bits(0));
+            radius *= (double)unit(Stream(words(seed), index[image], seed[2], DRAW_START_RADIUS, restart[image]).bits(0));
             length = sqrt(total);
         }
         shared_factor = length > 0.0 ? radius / length : 0.0;

@@ -144,7 +144,7 @@ fn adversarial(card: &ModelCard, batch: usize) -> Job {
     let mut read: Vec<(String, Value)> = graph.params().iter().map(|(n, &v)| (n.clone(), v)).collect();
     let logits = segments.iter().find(|s| s.name == "infer").expect("an evaluation").outputs[0];
     read.push(("logits".into(), logits));
-    let runs = vec!["craft", "craft", "step", "pack", "infer"];
+    let runs = vec!["begin", "craft", "craft", "step", "pack", "infer"];
     Job { given: leaves(card, &graph, batch), graph, segments, batch, runs, read }
 }
 

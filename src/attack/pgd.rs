@@ -191,7 +191,7 @@ impl Pgd {
         let claims = !job.exact && device.precision().half().is_some();
         let (graph, v) = self.step_graph(&model.card, claims);
         let mut session = Session::new(device, model, &graph, &v.segments(), batch, job.exact)?;
-        session.executor().write_i32(v.draw.seed, 0, &[job.seed as i32, (job.seed >> 32) as i32])?;
+        session.executor().write_i32(v.draw.seed, 0, &[job.seed as i32, (job.seed >> 32) as i32, 0])?;
         let length = match self.start {
             Start::Sign { length } => length,
             Start::Clean | Start::Random => self.threat.eps,
@@ -291,7 +291,7 @@ impl Draw {
             index: g.input("index", rows.clone(), DType::I32),
             restart: g.input("restart", rows.clone(), DType::I32),
             length: g.input("length", rows, DType::F32),
-            seed: g.input("seed", Shape::fixed(&[2]), DType::I32),
+            seed: g.input("seed", Shape::fixed(&[3]), DType::I32),
         }
     }
     fn push(&self, g: &mut Graph, kind: StartKind, x0: Value) -> Value {

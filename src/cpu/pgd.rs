@@ -18,7 +18,7 @@ pub(crate) struct Place<'a> {
     pub restart: &'a [i32],
     /// Radius or step.
     pub length: &'a [f32],
-    /// Lower and upper word.
+    /// Lower and upper word, then the step.
     pub seed: &'a [i32],
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn start(kind: StartKind, hwc: [usize; 3], x0: &[f32], place: Place, 
     let images = x0.par_chunks(len).zip(out.par_chunks_mut(len)).enumerate();
     images.for_each(|(n, (x0, out))| {
         let restart = u16::try_from(place.restart[n]).expect("restarts are checked to fit 16 bits");
-        let stream = Stream { seed, index: place.index[n] as u32, step: 0, purpose: Purpose::Start, restart };
+        let stream = Stream { seed, index: place.index[n] as u32, step: place.seed[2] as u32, purpose: Purpose::Start, restart };
         let (mut chw, mut drawn) = (vec![0.0; len], vec![0.0; len]);
         hwc_to_chw(x0, hwc.into(), &mut chw);
         match kind {

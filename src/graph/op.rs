@@ -257,7 +257,8 @@ pub enum Op {
     /// `g` -> `[N]`: 0 = ordinary, 1 = every element zero, 2 = some element NaN or infinite.
     GradStatus,
     /// `(x0, index, restart, length, seed)` -> images to start from, clipped to [0,1]: `index`, `restart` and `length` are
-    /// `[N]`, `seed [2]` is its lower and upper word. Philox by the element's place in the NCHW image, purpose `Start`.
+    /// `[N]`, `seed [3]` is its lower and upper word and a step. Philox by the element's place in the NCHW image, purpose
+    /// `Start`.
     Start { kind: StartKind },
     /// `(x, x0, g, alpha, eps)` -> the next iterate; `alpha` and `eps` are `[N]`. `x` may be replaced in place.
     PgdStep { norm: Norm },

@@ -265,7 +265,7 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             count(5);
             at(0).hwc();
             [1, 2, 3].into_iter().for_each(is_rows);
-            assert_eq!(*at(4), Shape::fixed(&[2]), "{op:?}: the seed is two words");
+            assert_eq!(*at(4), Shape::fixed(&[3]), "{op:?}: the seed is two words and a step");
             let words = [1, 2, 4].into_iter().all(|i| inputs[i].1 == DType::I32);
             assert!(words && inputs[3].1 == DType::F32, "{op:?}: index, restart and seed are i32, the length is f32");
             at(0).clone()

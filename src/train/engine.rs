@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::recipe::{BatchNorm, Crafting};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Loss, Op, Role, Value, vjp};
+use crate::graph::{Graph, Loss, Op, Role, StartKind, Value, vjp};
 use crate::nn::{self, ModelCard, Weights};
 use crate::plan::Segment;
 use crate::session::{Model, Session, image_input};
@@ -87,12 +87,15 @@ struct Values {
     update: Update,
 }
 
-/// Clean images and, one an image, step and radius of the attack.
+/// Clean images and, one an image, step and radius of the attack; and what its random starts are drawn from.
 #[derive(Clone, Copy)]
 struct AttackInput {
     x0: Value,
     alpha: Value,
     eps: Value,
+    index: Value,
+    restart: Value,
+    seed: Value,
 }
 
 /// The attack's inputs, and its losses in the recipe's mode and on the network as deployed.
@@ -157,11 +160,23 @@ impl Engine {
         }
         self.session.executor().write_i32(self.v.label, 0, images.label)?;
         self.label.copy_from_slice(images.label);
-        if let Some((index, _)) = self.v.dropout {
+        if let Some(index) = self.v.dropout.map(|d| d.0).or(self.v.attack.map(|a| a.input.index)) {
             let index_i32: Vec<i32> = images.index.iter().map(|&i| i as i32).collect();
             self.session.executor().write_i32(index, 0, &index_i32)?;
         }
         Ok(())
+    }
+
+    /// Moves all images to random starts in the ball around the loaded ones: those of [`crate::rng::start`] for this seed,
+    /// step and restart and each image's index. Panics where there is no attack.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn begin(&mut self, seed: u64, step: u32, restart: u16) -> Result<()> {
+        let input = self.v.attack.expect("the recipe has an attack").input;
+        self.session.executor().write_i32(input.restart, 0, &vec![restart.into(); self.form.batch])?;
+        self.session.executor().write_i32(input.seed, 0, &[seed as i32, (seed >> 32) as i32, step as i32])?;
+        self.session.run("begin")
     }
 
     /// Moves image `row` to `chw`, the start of an attack on the loaded one.
@@ -181,14 +196,22 @@ impl Engine {
         self.session.executor().write_f32(attack.input.alpha, 0, &vec![alpha as f32; self.form.batch])
     }
 
-    /// One step of the recipe's attack on all images; the sum of the losses before it. Panics where there is no attack.
+    /// One step of the recipe's attack on all images, for which the host does not wait. Panics where there is no attack.
     ///
     /// # Errors
     /// What the device can fail with.
-    pub fn craft(&mut self, pass: u32) -> Result<f64> {
+    pub fn craft(&mut self, pass: u32) -> Result<()> {
         let attack = self.v.attack.expect("the recipe has an attack");
         self.number_pass(pass)?;
-        self.session.run(if attack.craft == attack.probe { "probe" } else { "craft" })?;
+        self.session.run(if attack.craft == attack.probe { "probe" } else { "craft" })
+    }
+
+    /// The sum of the losses that the last [`Engine::craft`] met before its step.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn crafted_loss(&self) -> Result<f64> {
+        let attack = self.v.attack.expect("the recipe has an attack");
         Ok(total(&self.session.read(attack.craft)?))
     }
 
@@ -196,10 +219,8 @@ impl Engine {
     ///
     /// # Errors
     /// What the device can fail with.
-    pub fn probe(&mut self) -> Result<f64> {
-        let attack = self.v.attack.expect("the recipe has an attack");
-        self.session.run("probe")?;
-        Ok(total(&self.session.read(attack.probe)?))
+    pub fn probe(&mut self) -> Result<()> {
+        self.session.run("probe")
     }
 
     /// One SGD step on the images as they stand; `pass` numbers the forward pass for dropout.
@@ -350,8 +371,15 @@ fn nodes(card: &ModelCard, form: &Form) -> (Graph, Values, Vec<Segment>) {
         let input = AttackInput {
             x0: image_input(&mut g, "x0", card),
             alpha: g.input("alpha", rows.clone(), DType::F32),
-            eps: g.input("eps", rows, DType::F32),
+            eps: g.input("eps", rows.clone(), DType::F32),
+            // Dropout may have asked for it.
+            index: g.input_named("index").unwrap_or_else(|| g.input("index", rows.clone(), DType::I32)),
+            restart: g.input("restart", rows, DType::I32),
+            seed: g.input("seed", Shape::fixed(&[3]), DType::I32),
         };
+        let kind = StartKind::Ball(crafting.threat.norm);
+        let start = g.push(Op::Start { kind }, &[input.x0, input.index, input.restart, input.eps, input.seed]);
+        segments.push(Segment { name: "begin".into(), outputs: Vec::new(), carries: vec![(x, start)] });
         let (probe, next) = attack_nodes(&mut g, crafting, [x, label, eval_logits], input);
         segments.push(Segment { name: "probe".into(), outputs: vec![probe], carries: vec![(x, next)] });
         let mut craft = probe;

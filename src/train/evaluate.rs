@@ -4,7 +4,6 @@
 use super::engine::Engine;
 use super::feed::Pool;
 use crate::error::Result;
-use crate::rng::{self, Purpose, Stream};
 use crate::session::argmax;
 use crate::threat::ThreatModel;
 
@@ -61,12 +60,7 @@ pub(super) fn evaluate(
         let right = correct(engine, &batch.label)?;
         score.clean += right[..group.len()].iter().filter(|&&r| r).count();
         let (Some(probe), Some(robust)) = (probe, &mut score.robust) else { continue };
-        let mut start = vec![0.0; batch.image(0).len()];
-        for (row, &index) in batch.index.iter().enumerate() {
-            let stream = Stream { seed: probe.seed, index, step: 0, purpose: Purpose::Start, restart: 1 };
-            rng::start(probe.threat.norm, probe.threat.eps as f32, &stream, batch.image(row), &mut start);
-            engine.start_at(row, &start)?;
-        }
+        engine.begin(probe.seed, 0, 1)?;
         engine.set_step_length(probe.alpha)?;
         for _ in 0..probe.steps {
             tell()?;

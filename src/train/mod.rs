@@ -27,7 +27,6 @@ use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::Weights;
-use crate::rng::{self, Purpose, Stream};
 use checkpoint::{Folder, Position, Saved};
 use evaluate::{Probe, evaluate};
 use feed::{Feed, Loaded, Pool, Request, readers};
@@ -309,12 +308,7 @@ fn learn(engine: &mut Engine, config: &Config, batch: &Loaded, epoch: usize, glo
     // Dropout draws anew in every forward pass.
     let pass = |k: usize| (global * (steps + 1) + k) as u32;
     if let Some(c) = config.crafting {
-        let mut start = vec![0.0; batch.image(0).len()];
-        for (row, &index) in batch.index.iter().enumerate() {
-            let stream = Stream { seed: config.seed, index, step: epoch as u32, purpose: Purpose::Start, restart: 0 };
-            rng::start(c.threat.norm, c.threat.eps as f32, &stream, batch.image(row), &mut start);
-            engine.start_at(row, &start)?;
-        }
+        engine.begin(config.seed, epoch as u32, 0)?;
         for k in 0..c.steps {
             engine.craft(pass(k))?;
         }

@@ -95,13 +95,13 @@ fn rests(norm: Norm, card: Card) -> Result<(), String> {
 
 /// Random starts on a device have the bits of the host's generator, each image its own.
 fn starts(kind: StartKind, hwc: [usize; 3], card: Card) -> Result<(), String> {
-    let (n, seed, [h, w, c]) = (3, 0x1234_5678_9abc_def0u64, hwc);
+    let (n, seed, step, [h, w, c]) = (3, 0x1234_5678_9abc_def0u64, 2, hwc);
     let elems = h * w * c;
     let (index, restart, eps) = ([7, 70_000, -1], [0, 3, 65_535], [0.03f32, 0.5, 6.0]);
     let x0: Vec<f32> = Rng::new(4).normals(n * elems).iter().map(|v| (0.5 + 0.3 * v).clamp(0.0, 1.0) as f32).collect();
     let mut want = vec![0.0; n * elems];
     for i in 0..n {
-        let stream = Stream { seed, index: index[i] as u32, step: 0, purpose: Purpose::Class, restart: restart[i] as u16 };
+        let stream = Stream { seed, index: index[i] as u32, step, purpose: Purpose::Class, restart: restart[i] as u16 };
         let (mut from, mut to) = (vec![0.0; elems], vec![0.0; elems]);
         hwc_to_chw(&x0[i * elems..][..elems], (h, w, c), &mut from);
         match kind {
@@ -115,7 +115,7 @@ fn starts(kind: StartKind, hwc: [usize; 3], card: Card) -> Result<(), String> {
     let from = g.input("x0", image, DType::F32);
     let [at, turn] = ["index", "restart"].map(|name| g.input(name, rows.clone(), DType::I32));
     let length = g.input("length", rows, DType::F32);
-    let words = g.input("seed", Shape::fixed(&[2]), DType::I32);
+    let words = g.input("seed", Shape::fixed(&[3]), DType::I32);
     let start = g.push(Op::Start { kind }, &[from, at, turn, length, words]);
     let whole = |list: &[i32]| list.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
     let given = Values::from([
@@ -123,7 +123,7 @@ fn starts(kind: StartKind, hwc: [usize; 3], card: Card) -> Result<(), String> {
         (at, whole(&index)),
         (turn, whole(&restart)),
         (length, eps.iter().map(|&v| f64::from(v)).collect()),
-        (words, whole(&[seed as i32, (seed >> 32) as i32])),
+        (words, whole(&[seed as i32, (seed >> 32) as i32, step as i32])),
     ]);
     let got = super::direct::run(&g, &[start], n, &given, card)?;
     crate::support::close::same_bits(&got[0], &want, &[n, h, w, c])

@@ -156,7 +156,8 @@ impl Golden {
             if run.batch_norm.is_some() {
                 self.start(&mut engine, &pixels, step)?;
                 for _ in 0..3 {
-                    crafted.push(engine.craft(0)? / BATCH as f64);
+                    engine.craft(0)?;
+                    crafted.push(engine.crafted_loss()? / BATCH as f64);
                 }
             }
             losses.push(engine.step(hyper, 0)?.loss / BATCH as f64);
