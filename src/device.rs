@@ -1,6 +1,7 @@
 //! Where plans run. Opening a device settles what it is and how it computes; binding gives an executor.
 //! Must not know attacks or networks.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::cpu::{CpuExecutor, Isa, Options};
@@ -20,10 +21,20 @@ pub struct Device {
     note: Option<String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Kind {
     Cpu(Isa),
-    Cuda { index: usize, driver: Arc<Cuda> },
+    /// A card by its name among devices.
+    Card(String, Arc<dyn Driver>),
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Cpu(isa) => write!(f, "{isa:?}"),
+            Kind::Card(place, driver) => write!(f, "{place} {:?}", driver.props()),
+        }
+    }
 }
 
 /// What to use of a device.
@@ -115,8 +126,13 @@ impl Device {
     fn cuda(index: usize, cards: &Cards, options: &DeviceOptions) -> Result<Self> {
         let nvrtc = Nvrtc::find(&Search::from_env(), Some(cards.driver))?;
         let driver = Arc::new(Cuda::open(index, cards, nvrtc, Cache::new(Cache::standard_folder()))?);
-        let kind = Kind::Cuda { index, driver };
-        Ok(Device { kind, precision: options.precision, threads: threads(options), note: None })
+        Ok(Device { threads: threads(options), ..Device::on(&format!("cuda:{index}"), driver, options.precision) })
+    }
+
+    /// A card that the caller has opened, under the name by which reports call it.
+    pub fn on(name: &str, driver: Arc<dyn Driver>, precision: Precision) -> Self {
+        let threads = threads(&DeviceOptions::default());
+        Device { kind: Kind::Card(name.into(), driver), precision, threads, note: None }
     }
 
     /// An executor for `plan`, which was compiled for [`Device::precision`], or for f32 where `exact` is asked for. On the
@@ -132,10 +148,10 @@ impl Device {
                 let options = Options { isa: *isa, threads: self.threads, exact };
                 Ok(Box::new(CpuExecutor::new(plan, options)?))
             }
-            Kind::Cuda { driver, .. } => {
+            Kind::Card(_, driver) => {
                 let asked = plan.precision();
                 assert!(asked == Precision::F32 || (asked == precision && !exact), "{asked} on {precision}, exact {exact}");
-                Ok(Box::new(GpuExecutor::new(Arc::clone(driver) as Arc<dyn Driver>, plan)?))
+                Ok(Box::new(GpuExecutor::new(Arc::clone(driver), plan)?))
             }
         }
     }
@@ -149,7 +165,7 @@ impl Device {
     pub fn card(&self) -> Option<&DeviceProps> {
         match &self.kind {
             Kind::Cpu(_) => None,
-            Kind::Cuda { driver, .. } => Some(driver.props()),
+            Kind::Card(_, driver) => Some(driver.props()),
         }
     }
 
@@ -160,7 +176,7 @@ impl Device {
                 let n = self.threads;
                 format!("cpu {}, {n} thread{}", isa_name(*isa), if n == 1 { "" } else { "s" })
             }
-            Kind::Cuda { index, driver } => format!("cuda:{index} {}", driver.props().name),
+            Kind::Card(name, driver) => format!("{name} {}", driver.props().name),
         }
     }
 
@@ -178,7 +194,7 @@ impl Device {
     pub fn take_warnings(&self) -> Vec<String> {
         match &self.kind {
             Kind::Cpu(_) => Vec::new(),
-            Kind::Cuda { driver, .. } => driver.take_warnings(),
+            Kind::Card(_, driver) => driver.take_warnings(),
         }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use libtest_mimic::Trial;
 use petard::attack::Pgd;
 use petard::cpu::{CpuExecutor, Options};
-use petard::gpu::{Driver, GpuExecutor};
+use petard::gpu::lower::lower;
+use petard::gpu::{DeviceProps, Driver, GpuExecutor};
 use petard::graph::{Graph, Loss, Op, Value, vjp};
 use petard::nn::{self, ModelCard};
 use petard::plan::{Executor, Precision, Segment, compile, compile_for};
@@ -16,7 +17,7 @@ use petard::session::image_input;
 use petard::tensor::{DType, HostData, Shape};
 use petard::threat::{Norm, ThreatModel};
 use petard::train::{self, BatchNorm, Crafting, Form};
-use petard::{Dataset, Model, data};
+use petard::{Dataset, Device, DeviceOptions, Hooks, Model, Outcome, attack, data};
 
 use crate::emulated::{Build, Emulated, Profile, Schedule};
 use crate::support::Rng;
@@ -82,7 +83,72 @@ pub fn trials() -> Vec<Trial> {
             }
         }
     }
+    out.extend([
+        on_a_card("engines::run.f32".into(), || whole_run(Precision::F32)),
+        on_a_card("engines::run.bf16".into(), || whole_run(Precision::Bf16)),
+        on_a_card("engines::run.without_room".into(), without_room),
+    ]);
     out
+}
+
+/// `attack::run` on the network that the binary carries.
+fn attacked(device: &Device, attack: Pgd, images: usize, batch: usize) -> Result<Outcome, String> {
+    let model = Model::load("tiny-resnet", None).expect("an embedded model");
+    let limit = data::Options { limit: Some(images), ..data::Options::default() };
+    let set = Dataset::open("synthetic", &limit).expect("images are painted");
+    let job = petard::Job { attack, batch, seed: 3, exact: false };
+    attack::run(device, &model, &set, &job, None, Hooks::default()).map_err(|e| e.to_string())
+}
+
+fn emulated(precision: Precision, bytes: u64) -> Device {
+    let card = Emulated::new(Profile::Hopper, Build::Fast, Schedule::IN_ORDER).with_memory(bytes);
+    Device::on("emulated", Arc::new(card), precision)
+}
+
+/// A run in which rows leave early and are refilled: the card's verdicts are the CPU's, but for an image on the edge.
+fn whole_run(precision: Precision) -> Result<(), String> {
+    let pgd = Pgd { keep: attack::Keep::FirstSuccess, ..Pgd::new(ThreatModel::linf(16.0 / 255.0), 4.0 / 255.0, 4) };
+    let cpu = attacked(&Device::open("cpu", &DeviceOptions::default()).expect("a CPU"), pgd.clone(), 20, 8)?;
+    let card = attacked(&emulated(precision, 1 << 30), pgd, 20, 8)?;
+    let differ = card.per_image.robust.iter().zip(&cpu.per_image.robust).filter(|(a, b)| a != b).count();
+    assert!(
+        cpu.robust < cpu.clean_correct && cpu.robust > 0,
+        "{} of {} stand: nothing to compare",
+        cpu.robust,
+        cpu.clean_correct
+    );
+    assert_eq!((card.clean_correct, card.non_finite), (cpu.clean_correct, 0));
+    assert!(differ <= usize::from(precision != Precision::F32), "{differ} verdicts differ");
+    match (precision.half(), card.confirmed) {
+        (None, None) => Ok(()),
+        (Some(_), Some((stood, made))) if stood == card.clean_correct - card.robust && stood <= made => Ok(()),
+        (_, other) => Err(format!("confirmed {other:?} with {} robust of {}", card.robust, card.clean_correct)),
+    }
+}
+
+/// Memory for batches of 8 but not of 16: the run goes on with 8, says so, and finds what it finds with room.
+fn without_room() -> Result<(), String> {
+    let pgd = Pgd::new(ThreatModel::linf(8.0 / 255.0), 4.0 / 255.0, 2);
+    let model = Model::load("tiny-resnet", None).expect("an embedded model");
+    let (graph, values) = pgd.step_graph(&model.card, false);
+    let mut bare = Graph::new();
+    let x = image_input(&mut bare, "x", &model.card);
+    let logits = nn::build(&model.card, &mut bare, x, false).logits;
+    let infer = vec![Segment { name: "infer".into(), outputs: vec![logits], carries: vec![] }];
+    let props = DeviceProps::of("h200").expect("a known card");
+    // Attack and classifier are on the card at once.
+    let need = |batch| -> u64 {
+        let plans = [compile(&graph, &values.segments(), batch), compile(&bare, &infer, batch)];
+        plans.iter().flat_map(|plan| lower(plan.as_ref().expect("a plan"), &props).buffers).map(|b| b.bytes).sum()
+    };
+    let room = need(8).midpoint(need(16));
+    let small = attacked(&emulated(Precision::F32, room), pgd.clone(), 20, 16)?;
+    let large = attacked(&emulated(Precision::F32, 1 << 30), pgd, 20, 8)?;
+    assert_eq!((small.batch, large.batch), (8, 8));
+    let said = |o: &Outcome| o.doubts.iter().any(|d| d.code == "batch-halved");
+    assert!(said(&small) && !said(&large), "{:?}", small.doubts);
+    assert_eq!(small.per_image, large.per_image);
+    Ok(())
 }
 
 type Make = fn(&ModelCard, usize) -> Job;

@@ -144,10 +144,6 @@ impl Cuda {
     pub fn nvrtc(&self) -> &Nvrtc {
         &self.nvrtc
     }
-    /// Warnings of the kernel cache since the last call.
-    pub fn take_warnings(&self) -> Vec<String> {
-        self.cache.take_warnings()
-    }
 
     /// Makes this thread one that may call the card. Every call from outside begins here.
     fn enter(&self, what: &str) -> Result<()> {
@@ -387,6 +383,10 @@ impl Driver for Cuda {
         if self.enter("release recorded launches").is_err() {
             std::mem::forget(graph);
         }
+    }
+
+    fn take_warnings(&self) -> Vec<String> {
+        self.cache.take_warnings()
     }
 
     fn sync(&self) -> Result<()> {

@@ -156,6 +156,10 @@ pub trait Driver: Send + Sync {
     /// Forgets a recorded list.
     fn release(&self, replay: Replay);
 
+    /// What went wrong since the last call without failing anything, such as a cache that cannot be written.
+    fn take_warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Waits for everything.
     ///
     /// # Errors

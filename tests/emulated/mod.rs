@@ -98,6 +98,13 @@ impl Emulated {
         }
     }
 
+    /// The same card with less memory.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        let memory = Memory::new(bytes, self.build == Build::Check).unwrap_or_else(|e| panic!("emulator: {e}"));
+        Emulated { props: DeviceProps { memory_bytes: bytes, ..self.props }, memory, ..self }
+    }
+
     /// Makes `bytes` at `ptr` what they were before anybody wrote them: NaN, and reported when read by a check build.
     pub fn forget(&self, ptr: DevicePtr, bytes: u64) {
         self.memory.forget(ptr.raw(), bytes);
