@@ -139,13 +139,13 @@ impl Executor for CpuExecutor {
         &self.plan
     }
     fn write(&mut self, value: Value, first_row: usize, bytes: &[u8]) -> Result<()> {
-        let range = self.rows(value, first_row, bytes.len())?;
-        self.arena.bytes_mut(range).copy_from_slice(bytes);
+        let (slot, rows) = self.plan.transfer(value, first_row, bytes.len())?;
+        self.arena.bytes_mut(slot.offset + rows.start..slot.offset + rows.end).copy_from_slice(bytes);
         Ok(())
     }
     fn read(&self, value: Value, first_row: usize, out: &mut [u8]) -> Result<()> {
-        let range = self.rows(value, first_row, out.len())?;
-        out.copy_from_slice(self.arena.bytes(range));
+        let (slot, rows) = self.plan.transfer(value, first_row, out.len())?;
+        out.copy_from_slice(self.arena.bytes(slot.offset + rows.start..slot.offset + rows.end));
         Ok(())
     }
     fn run(&mut self, segment: &str) -> Result<()> {
@@ -167,23 +167,6 @@ impl Executor for CpuExecutor {
             Panels::Linear(p) => p.bytes(),
         };
         self.panels.values().map(bytes).sum()
-    }
-}
-
-impl CpuExecutor {
-    /// The bytes of the rows that a transfer touches.
-    fn rows(&self, value: Value, first_row: usize, bytes: usize) -> Result<std::ops::Range<usize>> {
-        let name = || self.plan.graph().node(value).label.clone();
-        let slot = self.plan.slot(value).ok_or_else(|| Error::plan(format!("value of `{}` does not outlive a run", name())))?;
-        let row = self.plan.row_bytes(value);
-        let start = first_row * row;
-        if !bytes.is_multiple_of(row) || start + bytes > slot.bytes {
-            return Err(Error::plan(format!(
-                "{bytes} bytes from row {first_row} are not rows of `{}` ({row} bytes each)",
-                name()
-            )));
-        }
-        Ok(slot.offset + start..slot.offset + start + bytes)
     }
 }
 

@@ -11,7 +11,7 @@ use super::lower::{ARENA, Launch, Lowered, Operand, lower};
 use super::spec::KernelSpec;
 use crate::error::{Error, Result};
 use crate::graph::Value;
-use crate::plan::{Executor, Plan};
+use crate::plan::{Executor, Plan, Slot};
 
 /// The executor of one plan on one device.
 pub struct GpuExecutor {
@@ -87,26 +87,6 @@ impl GpuExecutor {
         Ok(GpuExecutor { plan, driver, memory, segments, packed_bytes, written, seen })
     }
 
-    /// Launches of a segment, for what prints them.
-    pub fn launches(&self, segment: &str) -> impl Iterator<Item = &Launch> {
-        self.segments.get(segment).into_iter().flat_map(|s| s.launches.iter().map(|(_, l)| l))
-    }
-
-    /// The bytes of the rows that a transfer touches, inside the arena.
-    fn rows(&self, value: Value, first_row: usize, bytes: usize) -> Result<(u64, Range<usize>)> {
-        let name = || self.plan.graph().node(value).label.clone();
-        let slot = self.plan.slot(value).ok_or_else(|| Error::plan(format!("value of `{}` does not outlive a run", name())))?;
-        let row = self.plan.row_bytes(value);
-        let start = first_row * row;
-        if !bytes.is_multiple_of(row) || start + bytes > slot.bytes {
-            return Err(Error::plan(format!(
-                "{bytes} bytes from row {first_row} are not rows of `{}` ({row} bytes each)",
-                name()
-            )));
-        }
-        Ok((slot.offset as u64, start..start + bytes))
-    }
-
     /// Sends what the host has written, in as few copies as it has gaps.
     fn flush(&mut self) -> Result<()> {
         for (value, mirror) in &mut self.written {
@@ -132,9 +112,9 @@ impl GpuExecutor {
     }
 
     /// The whole of a value as it stands: what the device has, and what the host has written since.
-    fn fetch(&self, value: Value, offset: u64) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.plan.slot(value).expect("only lasting values are read").bytes];
-        self.driver.download(self.memory[ARENA].ptr.offset(offset), &mut bytes)?;
+    fn fetch(&self, value: Value, slot: Slot) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; slot.bytes];
+        self.driver.download(self.memory[ARENA].ptr.offset(slot.offset as u64), &mut bytes)?;
         if let Some(mirror) = self.written.get(&value) {
             mirror.dirty.iter().for_each(|r| bytes[r.clone()].copy_from_slice(&mirror.bytes[r.clone()]));
         }
@@ -188,20 +168,19 @@ impl Executor for GpuExecutor {
         &self.plan
     }
     fn write(&mut self, value: Value, first_row: usize, bytes: &[u8]) -> Result<()> {
-        let (_, range) = self.rows(value, first_row, bytes.len())?;
-        let size = self.plan.slot(value).expect("`rows` found it").bytes;
-        let mirror = self.written.entry(value).or_insert_with(|| Mirror { bytes: vec![0; size], dirty: Vec::new() });
+        let (slot, range) = self.plan.transfer(value, first_row, bytes.len())?;
+        let mirror = self.written.entry(value).or_insert_with(|| Mirror { bytes: vec![0; slot.bytes], dirty: Vec::new() });
         mirror.bytes[range.clone()].copy_from_slice(bytes);
         mirror.dirty.push(range);
         self.seen.get_mut().unwrap_or_else(PoisonError::into_inner).remove(&value);
         Ok(())
     }
     fn read(&self, value: Value, first_row: usize, out: &mut [u8]) -> Result<()> {
-        let (offset, range) = self.rows(value, first_row, out.len())?;
+        let (slot, range) = self.plan.transfer(value, first_row, out.len())?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = match seen.entry(value) {
             Entry::Occupied(found) => found.into_mut(),
-            Entry::Vacant(place) => place.insert(self.fetch(value, offset)?),
+            Entry::Vacant(place) => place.insert(self.fetch(value, slot)?),
         };
         out.copy_from_slice(&bytes[range]);
         Ok(())

@@ -7,6 +7,7 @@ mod show;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
@@ -263,6 +264,21 @@ impl Plan {
     /// Place of a value that outlives a run: inputs, parameters, outputs.
     pub fn slot(&self, value: Value) -> Option<Slot> {
         self.persistent.get(&value).copied()
+    }
+    /// The place of a value that outlives a run, and which of its bytes a transfer of rows from `first_row` on touches.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where `value` has no lasting place or the bytes are not whole rows inside it.
+    pub fn transfer(&self, value: Value, first_row: usize, bytes: usize) -> Result<(Slot, Range<usize>)> {
+        let name = || &self.graph.node(value).label;
+        let slot = self.slot(value).ok_or_else(|| Error::plan(format!("value of `{}` does not outlive a run", name())))?;
+        let row = self.row_bytes(value);
+        let start = first_row * row;
+        if !bytes.is_multiple_of(row) || start + bytes > slot.bytes {
+            let (name, from) = (name(), first_row);
+            return Err(Error::plan(format!("{bytes} bytes from row {from} are not rows of `{name}` ({row} bytes each)")));
+        }
+        Ok((slot, start..start + bytes))
     }
     /// Bytes of the whole arena.
     pub fn arena_bytes(&self) -> usize {
