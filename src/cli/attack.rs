@@ -103,6 +103,9 @@ impl Args {
     fn resolve(&self) -> Result<Settings> {
         let attack = self.attack.resolve(self.start.is_some())?;
         let expected = self.expect_robust.as_deref().map(|text| share("--expect-robust", text)).transpose()?;
+        if self.exact {
+            self.device.only_f32("attack --exact")?;
+        }
         let device = self.device.open()?;
         attack.check(self.model.find(&self.data)?.classes)?;
         let model = self.model.load(&self.data)?;

@@ -39,6 +39,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let stop = Stop::listen()?;
+    args.device.only_f32("infer")?;
     let device = args.device.open()?;
     let model = args.model.load(&args.data)?;
     let data = args.data.open(&model.card)?;

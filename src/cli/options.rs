@@ -216,6 +216,19 @@ impl DeviceArgs {
             &DeviceOptions { threads: self.threads.unwrap_or(0), precision: self.precision, ..DeviceOptions::default() },
         )
     }
+    /// Refuses an arithmetic that a command does not use.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for anything but f32.
+    pub fn only_f32(&self, command: &str) -> Result<()> {
+        match self.precision {
+            Precision::F32 => Ok(()),
+            other => {
+                Err(Error::usage(format!("`petard {command}` computes in f32, not in {other}"))
+                    .with_hint("leave `--precision` out"))
+            }
+        }
+    }
     /// What is asked for, whether or not there is a device that has it.
     pub fn precision(&self) -> Precision {
         self.precision

@@ -33,17 +33,20 @@ pub struct Args {
     #[arg(long)]
     exact: bool,
     /// Show the launches on a card that need not be there
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(DeviceProps::names()))]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["device", "threads"], value_parser = clap::builder::PossibleValuesParser::new(DeviceProps::names()))]
     card: Option<String>,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let pgd = args.attack.resolve(false)?;
+    if args.exact {
+        args.device.only_f32("plan --exact")?;
+    }
     let on = match &args.card {
         Some(name) => On::Card(DeviceProps::of(name).expect("clap has checked the name"), args.device.precision()),
         None => On::of(args.device.open()?),
     };
-    let precision = if args.exact { Precision::F32 } else { on.precision() };
+    let precision = on.precision();
     let card = args.model.find()?;
     pgd.check(card.classes)?;
     let batch = args.device.batch(matches!(on, On::Card(..)), card.input);
