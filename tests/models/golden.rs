@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use serde_json::Value as Json;
 
 use super::{Built, built, card, procedural, trainable, uniform};
+use crate::support::close::relative;
 
 /// Largest relative error of logits, L2: a hundred times what f32 costs PyTorch, and far below any wrong layer.
 const LOGITS: f64 = 1e-4;
@@ -185,13 +186,6 @@ fn gradient_tolerance(file: &Json) -> f64 {
 fn near(name: &str, key: &str, got: f64, file: &Json, bound: f64) {
     let want = number(&file[key]);
     assert!((got - want).abs() <= bound, "{name}: {key} is {got}, not {want} within {bound:.2e}");
-}
-
-/// L2 distance over the L2 norm of what is wanted.
-fn relative(got: &[f64], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len(), "two lengths");
-    let distance: f64 = got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum();
-    (distance / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
 }
 
 fn number(json: &Json) -> f64 {

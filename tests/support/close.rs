@@ -177,6 +177,13 @@ fn must_fail(name: &str, words: &'static str, spoil: fn(&mut Vec<f32>, &mut Vec<
     })
 }
 
+/// L2 distance over the L2 norm of what is wanted.
+pub fn relative(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len(), "two lengths");
+    let distance: f64 = got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum();
+    (distance / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
+}
+
 pub fn trials() -> Vec<Trial> {
     vec![
         must_fail("got_perturbed", "1 of 3456", |got, _| got[5] *= 1.001),

@@ -18,6 +18,7 @@ use serde_json::Value as Json;
 
 use super::exact::Oracle;
 use super::{f64s, uniform};
+use crate::support::close::relative;
 use crate::support::skip_unless_shared;
 
 /// Relative L2 error of the first step's gradients and statistics: f32 sums of up to 32,768 terms.
@@ -269,12 +270,6 @@ fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
         Dtype::I64 => bytes.as_chunks().0.iter().map(|&v| i64::from_le_bytes(v) as f64).collect(),
         other => panic!("the golden data holds {other}"),
     }
-}
-
-fn relative(got: &[f64], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len(), "two lengths");
-    let distance: f64 = got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum();
-    (distance / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
 }
 
 fn number(json: &Json) -> f64 {
