@@ -21,6 +21,7 @@ use meter::{Draw, Spent, Watch};
 
 const NETS: [&str; 3] = ["resnet18-cifar10", "vgg16-bn-cifar10", "resnet20-cifar10"];
 const BATCHES: [usize; 2] = [64, 1];
+const CARD_BATCHES: [usize; 2] = [512, 128];
 /// Steps before the clock starts: they touch the memory and fill the caches.
 const WARM_UP: usize = 2;
 
@@ -32,7 +33,8 @@ fn main() {
     }
     println!("{}", meter::header());
     let filter = arguments.iter().find(|a| !a.starts_with('-'));
-    for (net, batch) in NETS.iter().flat_map(|net| BATCHES.map(|batch| (*net, batch))) {
+    let batches = if bench.device.card().is_some() { CARD_BATCHES } else { BATCHES };
+    for (net, batch) in NETS.iter().flat_map(|net| batches.map(|batch| (*net, batch))) {
         let id = format!("attack.pgd/{}/n{batch}.{net}", meter::device());
         if filter.is_none_or(|f| id.contains(f)) {
             bench.report(&id, net, batch);

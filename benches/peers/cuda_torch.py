@@ -24,6 +24,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nets import Normalise, Preactivated, Residual, conv_bn, head, stages, vgg
+
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 arguments.add_argument("--serve", action="store_true")
 arguments.add_argument("--seconds", type=float, default=0.5)
@@ -35,75 +37,16 @@ EPS, ALPHA = 8 / 255, 2 / 255
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]
 
 
-def conv_bn(c_in, c_out, kernel, stride, bias=False):
-    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=bias), nn.BatchNorm2d(c_out))
-
-
-class Residual(nn.Module):
-    def __init__(self, c_in, c_out, stride):
-        super().__init__()
-        self.first, self.second = conv_bn(c_in, c_out, 3, stride), conv_bn(c_out, c_out, 3, 1)
-        self.shortcut = nn.Identity() if stride == 1 and c_in == c_out else conv_bn(c_in, c_out, 1, stride)
-
-    def forward(self, x):
-        y = F.relu(self.first(x), inplace=True)
-        return F.relu(self.second(y) + self.shortcut(x), inplace=True)
-
-
-class Preactivated(nn.Module):
-    def __init__(self, c_in, c_out, stride):
-        super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm2d(c_in), nn.BatchNorm2d(c_out)])
-        self.first = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
-        self.second = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
-        same = stride == 1 and c_in == c_out
-        self.shortcut = None if same else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
-
-    def forward(self, x):
-        y = F.relu(self.norms[0](x), inplace=True)
-        skip = x if self.shortcut is None else self.shortcut(y)
-        return self.second(F.relu(self.norms[1](self.first(y)), inplace=True)) + skip
-
-
-class Normalise(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
-
-    def forward(self, x):
-        return (x - self.mean) / self.std
-
-
-def residual(widths, blocks, block, stem):
-    layers, channels = [stem], stem[0].out_channels if isinstance(stem, nn.Sequential) else stem.out_channels
-    for stage, (width, count) in enumerate(zip(widths, blocks)):
-        for i in range(count):
-            layers.append(block(channels, width, 2 if stage > 0 and i == 0 else 1))
-            channels = width
-    if block is Preactivated:
-        layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
-    return layers + [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
-
-
-def vgg(stages):
-    layers, channels = [], 3
-    for count, width in stages:
-        for _ in range(count):
-            layers += [conv_bn(channels, width, 3, 1, bias=True), nn.ReLU(inplace=True)]
-            channels = width
-        layers.append(nn.MaxPool2d(2))
-    return layers + [nn.Flatten(), nn.Linear(channels, 10)]
-
-
 def layers_of(name):
-    stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True))
+    first = lambda channels: nn.Conv2d(3, channels, 3, 1, 1, bias=False)
+    last = lambda channels: [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), *head(channels)]
+    widths = [64, 128, 256, 512]
     if name == "resnet18-cifar10":
-        return residual([64, 128, 256, 512], [2, 2, 2, 2], Residual, stem)
+        return [conv_bn(3, 64, 3, 1), nn.ReLU(inplace=True)] + stages(Residual, 64, widths, [2] * 4) + head(512)
     if name == "preactresnet18-cifar10":
-        return residual([64, 128, 256, 512], [2, 2, 2, 2], Preactivated, nn.Conv2d(3, 64, 3, 1, 1, bias=False))
+        return [first(64)] + stages(Preactivated, 64, widths, [2] * 4) + last(512)
     if name == "wrn-34-10-cifar10":
-        return residual([160, 320, 640], [5, 5, 5], Preactivated, nn.Conv2d(3, 16, 3, 1, 1, bias=False))
+        return [first(16)] + stages(Preactivated, 16, [160, 320, 640], [5] * 3) + last(640)
     if name == "vgg16-bn-cifar10":
         return vgg([(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)])
     if name in ("resnet50", "vgg16"):
@@ -115,7 +58,7 @@ def layers_of(name):
 
 def network(name):
     torch.manual_seed(0)
-    net = nn.Sequential(Normalise(), *layers_of(name))
+    net = nn.Sequential(Normalise(MEAN, STD), *layers_of(name))
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

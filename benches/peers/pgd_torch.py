@@ -46,53 +46,12 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-
-class Normalise(nn.Module):
-    def __init__(self, mean, std):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-
-    def forward(self, x):
-        return (x - self.mean) / self.std
-
-
-def conv_bn(c_in, c_out, kernel, stride, bias=False):
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out))
-
-
-class Residual(nn.Module):
-    def __init__(self, c_in, c_out, stride):
-        super().__init__()
-        self.first = conv_bn(c_in, c_out, 3, stride)
-        self.second = conv_bn(c_out, c_out, 3, 1)
-        same = stride == 1 and c_in == c_out
-        self.shortcut = nn.Identity() if same else conv_bn(c_in, c_out, 1, stride)
-
-    def forward(self, x):
-        y = F.relu(self.first(x), inplace=True)
-        return F.relu(self.second(y) + self.shortcut(x), inplace=True)
+from nets import Normalise, Residual, conv_bn, head, stages, vgg  # noqa: E402
 
 
 def resnet(widths, blocks):
     layers = [conv_bn(3, widths[0], 3, 1), nn.ReLU(inplace=True)]
-    channels = widths[0]
-    for stage, (width, count) in enumerate(zip(widths, blocks)):
-        for block in range(count):
-            layers.append(Residual(channels, width, 2 if stage > 0 and block == 0 else 1))
-            channels = width
-    return layers + [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
-
-
-def vgg(stages):
-    layers, channels = [], 3
-    for count, width in stages:
-        for _ in range(count):
-            layers += [conv_bn(channels, width, 3, 1, bias=True), nn.ReLU(inplace=True)]
-            channels = width
-        layers.append(nn.MaxPool2d(2))
-    return layers + [nn.Flatten(), nn.Linear(channels, 10)]
+    return layers + stages(Residual, widths[0], widths, blocks) + head(widths[-1])
 
 
 def network(name):
@@ -100,7 +59,7 @@ def network(name):
     torch.manual_seed(0)
     sizes = dict(CIFAR[name])
     std = sizes.pop("std")
-    net = nn.Sequential(Normalise(MEAN, std), *(vgg(**sizes) if "stages" in sizes else resnet(**sizes)))
+    net = nn.Sequential(Normalise(MEAN, std), *(vgg(sizes["stages"]) if "stages" in sizes else resnet(**sizes)))
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
