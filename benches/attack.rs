@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 
-use petard::attack::{Hooks, Job};
+use petard::attack::{Given, Hooks, Job};
 use petard::data::{Images, Options};
 use petard::graph::{Graph, Value};
 use petard::nn::{ModelCard, Weights, build};
@@ -96,8 +96,8 @@ impl Bench {
             asked += 1;
         };
         let hooks = Hooks { progress: Some(Box::new(progress)), ..Hooks::default() };
-        let job = Job { attack: pgd(WARM_UP + steps + 1), batch, seed: 0, exact: false };
-        attack::run(&self.device, &model, &images, &job, None, hooks)?;
+        let job = Job::new(pgd(WARM_UP + steps + 1), batch);
+        attack::run(&self.device, &model, &images, &job, &Given::default(), hooks)?;
         Ok(spent.expect("the attack reports before each of its steps"))
     }
 

@@ -18,6 +18,15 @@
 //   source     none
 //   twins      src/gpu/rows.rs  src/cpu/rows.rs  tests/kernels/rows.rs
 //
+//   computes   rows_column: y[n] = state[n, INDEX]
+//   shapes     state : [N, LEN] f32;  y : [N]
+//   launch     rows_column: one thread a row: grid (ceil(N / 256)), block 256
+//   constants  none
+//   limits     none
+//   order      no reductions
+//   source     none
+//   twins      src/gpu/rows.rs  src/cpu/rows.rs  tests/kernels/rows.rs
+//
 //   computes   rows_grad_status: 0 = ordinary, 1 = every element zero, 2 = some element NaN or infinite
 //   shapes     g : [N, ELEMS] f32;  y : [N]
 //   launch     rows_grad_status: block n takes image n: grid (N), block 256
@@ -54,6 +63,12 @@ void rows_select(const float* flag, const float* a, const float* b, float* y, in
     } else {
         for (int k = i; k < i + 4 && k < elems; k++) y[k] = from[k];
     }
+}
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void rows_column(const float* state, float* y, int index, int len, int n) {
+    const int i = (int)(blockIdx.x * THREADS + threadIdx.x);
+    if (i < n) y[i] = state[(i64)i * len + index];
 }
 
 enum : u32 { NON_ZERO = 1, NOT_FINITE = 2 };

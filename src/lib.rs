@@ -80,7 +80,7 @@ pub mod tensor;
 pub mod threat;
 pub mod train;
 
-pub use attack::{Hooks, Job, Pgd, Target};
+pub use attack::{Attack, Given, Hooks, Job, Pgd, Target};
 pub use data::Dataset;
 pub use device::{Device, DeviceOptions};
 pub use error::{Error, Result};

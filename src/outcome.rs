@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::threat::ThreatModel;
+use crate::threat::Goal;
 
 /// Something that makes a number less certain than it looks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +34,56 @@ pub struct PerImage {
     pub l2: Vec<f64>,
     /// Sum of absolute differences between them.
     pub l1: Vec<f64>,
+    /// Whether an attack reached its goal: for a targeted one the target, else any other class.
+    pub success: Vec<bool>,
+    /// Values that differ between them.
+    pub l0: Vec<usize>,
+    /// Forward passes spent on the image: its queries.
+    pub forwards: Vec<u64>,
+    /// Input gradients spent on it.
+    pub backwards: Vec<u64>,
+    /// Which of the attacks tried reached the goal first; null where none did.
+    pub by: Vec<Option<usize>>,
+}
+
+/// What was spent on an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// Forward passes.
+    pub forwards: u64,
+    /// Input gradients; each comes with a forward pass, which is counted there.
+    pub backwards: u64,
+}
+
+impl Cost {
+    /// So many gradients, each with its forward pass.
+    pub fn steps(n: usize) -> Self {
+        Cost { forwards: n as u64, backwards: n as u64 }
+    }
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Cost) {
+        self.forwards += other.forwards;
+        self.backwards += other.backwards;
+    }
+}
+
+/// What one of several attacks did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Member {
+    /// Name of the attack.
+    pub name: String,
+    /// All resolved parameters.
+    pub parameters: Map<String, Value>,
+    /// Images that it broke, out of those that stood before it.
+    pub broken: usize,
+    /// Images that stand after it.
+    pub standing: usize,
+    /// Seconds of its steps.
+    pub seconds: f64,
+    /// What it spent.
+    pub cost: Cost,
 }
 
 /// What an attack run found.
@@ -43,8 +93,10 @@ pub struct Outcome {
     pub attack: String,
     /// All resolved parameters, in the order they are printed.
     pub parameters: Map<String, Value>,
-    /// What the attacker was allowed.
-    pub threat: ThreatModel,
+    /// What the attacker was after.
+    pub goal: Goal,
+    /// Each attack tried, in order.
+    pub members: Vec<Member>,
     /// Images looked at.
     pub images: usize,
     /// Whether labels came with the data; without them the model's own predictions are the labels.
@@ -59,7 +111,7 @@ pub struct Outcome {
     pub confirmed: Option<(usize, usize)>,
     /// Images in a batch, in the end: a device without room for more halves them.
     pub batch: usize,
-    /// Largest distance of a returned image in the threat model's norm.
+    /// Largest distance of a returned image, by the goal's measure.
     pub max_distance: f64,
     /// Returned images with a NaN or infinite value.
     pub non_finite: usize,
@@ -69,6 +121,8 @@ pub struct Outcome {
     pub attack_seconds: f64,
     /// Forward and input gradient of one image, how many times.
     pub image_steps: u64,
+    /// Forward passes and input gradients of the attacks, without clean pass and verdict.
+    pub cost: Cost,
     /// What casts doubt on the numbers.
     pub doubts: Vec<Doubt>,
     /// Each image's fate.

@@ -76,6 +76,11 @@ impl Stream {
     }
 }
 
+/// The two words of a seed, lower first, and a step of 0: how ops read them.
+pub fn words(seed: u64) -> [i32; 3] {
+    [seed as i32, (seed >> 32) as i32, 0]
+}
+
 /// A random start in the ball of radius `eps` around `x0`, clipped to [0,1]; `x0` and `out` are one image in CHW order.
 ///
 /// L-inf: `x0 + U(-eps, eps)` each (also the start of FGSM-RS). L2: a Gaussian direction times `U(0,1) * eps`,

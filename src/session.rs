@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::nn::{ModelCard, Weights, build};
 use crate::plan::{Executor, Precision, Segment, compile_for};
-use crate::tensor::{DType, HostData, Shape, chw_to_hwc, hwc_to_chw};
+use crate::tensor::{DType, HostData, HostTensor, Shape, chw_to_hwc, hwc_to_chw};
 
 /// A network with its weights.
 #[derive(Clone, Debug)]
@@ -78,11 +78,27 @@ impl Session {
     /// # Errors
     /// What compiling and binding can fail with.
     pub fn new(device: &Device, model: &Model, graph: &Graph, segments: &[Segment], batch: usize, exact: bool) -> Result<Self> {
+        Session::with_weights(device, &|name| model.weights.tensors.get(name), graph, segments, batch, exact)
+    }
+
+    /// The same with each parameter from `weight`, by name. Panics where it has none, or not as floats: that is a fault of
+    /// the caller.
+    ///
+    /// # Errors
+    /// As for [`Session::new`].
+    pub fn with_weights<'w>(
+        device: &Device,
+        weight: &dyn Fn(&str) -> Option<&'w HostTensor>,
+        graph: &Graph,
+        segments: &[Segment],
+        batch: usize,
+        exact: bool,
+    ) -> Result<Self> {
         let precision = if exact { Precision::F32 } else { device.precision() };
         let plan = compile_for(graph, segments, batch, precision)?;
         let mut executor = device.bind(plan, exact)?;
         for (name, &value) in graph.params() {
-            let tensor = &model.weights.tensors[name];
+            let tensor = weight(name).unwrap_or_else(|| panic!("no weights for `{name}`"));
             let HostData::F32(data) = &tensor.data else { unreachable!("weights are f32 once loaded") };
             executor.write_f32(value, 0, data)?;
         }

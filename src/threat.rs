@@ -110,6 +110,71 @@ impl ThreatModel {
     }
 }
 
+/// A distance by which attacks that look for the nearest adversarial image measure what they found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Distance {
+    /// How many values differ.
+    L0,
+    /// One of the norms.
+    Norm(Norm),
+}
+
+impl Distance {
+    /// `l0`, `linf`, `l2`, `l1`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Distance::L0 => "l0",
+            Distance::Norm(norm) => norm.name(),
+        }
+    }
+    /// The distance of `x` from `x0`; see [`distance`].
+    pub fn between(self, x0: &[f32], x: &[f32]) -> f64 {
+        match self {
+            Distance::L0 => changed(x0, x) as f64,
+            Distance::Norm(norm) => distance(norm, x0, x),
+        }
+    }
+}
+
+/// How many values of two images differ. A NaN differs from everything.
+pub fn changed(x0: &[f32], x: &[f32]) -> usize {
+    assert_eq!(x0.len(), x.len(), "changed: images differ in length");
+    x0.iter().zip(x).filter(|(a, b)| a != b).count()
+}
+
+/// What an attack is after.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// Any adversarial image of a threat model.
+    Within(ThreatModel),
+    /// The adversarial image nearest to the original, at whatever distance.
+    Nearest(Distance),
+}
+
+impl Goal {
+    /// Whether `x` may be returned for `x0`: [`ThreatModel::contains`], or every value in [0,1].
+    pub fn allows(&self, x0: &[f32], x: &[f32]) -> bool {
+        match self {
+            Goal::Within(threat) => threat.contains(x0, x),
+            Goal::Nearest(_) => x.iter().all(|v| (0.0..=1.0).contains(v)),
+        }
+    }
+    /// How the change of an image is measured.
+    pub fn distance(&self) -> Distance {
+        match self {
+            Goal::Within(threat) => Distance::Norm(threat.norm),
+            Goal::Nearest(distance) => *distance,
+        }
+    }
+    /// The threat model, where there is one.
+    pub fn threat(&self) -> Option<ThreatModel> {
+        match self {
+            Goal::Within(threat) => Some(*threat),
+            Goal::Nearest(_) => None,
+        }
+    }
+}
+
 /// Distance of two images in f64, always summed in the same order. NaN where a value is NaN.
 pub fn distance(norm: Norm, x0: &[f32], x: &[f32]) -> f64 {
     assert_eq!(x0.len(), x.len(), "distance: images differ in length");

@@ -16,7 +16,7 @@ use petard::plan::{Executor, Segment, compile};
 use petard::session::image_input;
 use petard::tensor::{DType, HostTensor, Shape};
 use petard::{
-    Classifier, Dataset, Device, DeviceOptions, Error, Hooks, Job, Model, Norm, Outcome, Pgd, Target, ThreatModel, cpu,
+    Classifier, Dataset, Device, DeviceOptions, Error, Given, Hooks, Job, Model, Norm, Outcome, Pgd, Target, ThreatModel, cpu,
 };
 
 use crate::support::{Rng, trial};
@@ -131,11 +131,11 @@ fn device(threads: usize) -> Device {
 }
 
 fn job(attack: Pgd) -> Job {
-    Job { attack, batch: 16, seed: 5, exact: false }
+    Job { seed: 5, ..Job::new(attack, 16) }
 }
 
 fn run(job: &Job, set: &Dataset) -> Outcome {
-    attack::run(&device(2), &model(), set, job, None, Hooks::default()).expect("the attack runs")
+    attack::run(&device(2), &model(), set, job, &Given::default(), Hooks::default()).expect("the attack runs")
 }
 
 /// The outcome with the returned images.
@@ -152,7 +152,8 @@ fn run_from(job: &Job, set: &Dataset, starts: Option<&Dataset>, threads: usize) 
         })),
         ..Default::default()
     };
-    let outcome = attack::run(&device(threads), &model(), set, job, starts, hooks).expect("the attack runs");
+    let outcome =
+        attack::run(&device(threads), &model(), set, job, &Given { starts, ..Given::default() }, hooks).expect("the attack runs");
     (outcome, images)
 }
 
@@ -313,7 +314,8 @@ fn given_starts() {
     assert!(far < 1e-6, "the attack did not start where it was told: {far}");
     let few = data(7, 0);
     let error =
-        attack::run(&device(2), &model(), &few, &tiny, Some(&given), Hooks::default()).expect_err("8 starts for 7 images");
+        attack::run(&device(2), &model(), &few, &tiny, &Given { starts: Some(&given), ..Given::default() }, Hooks::default())
+            .expect_err("8 starts for 7 images");
     assert!(error.to_string().contains("8 starting images for 7 images"), "{error}");
 }
 
@@ -402,7 +404,8 @@ fn interruption() {
         calls.get() > 3
     };
     let hooks = Hooks { stop: Some(Box::new(stop)), ..Default::default() };
-    let error = attack::run(&device(1), &model(), &set, &job(pgd(Norm::Linf, 50)), None, hooks).expect_err("stopped");
+    let error =
+        attack::run(&device(1), &model(), &set, &job(pgd(Norm::Linf, 50)), &Given::default(), hooks).expect_err("stopped");
     assert!(matches!(error, Error::Interrupted { .. }), "{error}");
     assert_eq!(calls.get(), 4, "the attack went on after it was told to stop");
 }
@@ -410,7 +413,7 @@ fn interruption() {
 fn refusals() {
     let set = data(4, 0);
     let refused = |attack: Pgd, part: &str| {
-        let error = attack::run(&device(1), &model(), &set, &job(attack), None, Hooks::default()).expect_err(part);
+        let error = attack::run(&device(1), &model(), &set, &job(attack), &Given::default(), Hooks::default()).expect_err(part);
         assert!(error.to_string().contains(part), "`{error}` does not say `{part}`");
     };
     let good = || pgd(Norm::Linf, 3);
@@ -421,7 +424,7 @@ fn refusals() {
     refused(Pgd { restarts: 70_000, ..good() }, "`restarts` is 70000");
     refused(Pgd { target: Target::Class(10), ..good() }, "target class 10");
     let none = Job { batch: 0, ..job(good()) };
-    assert!(attack::run(&device(1), &model(), &set, &none, None, Hooks::default()).is_err(), "a batch of nothing");
+    assert!(attack::run(&device(1), &model(), &set, &none, &Given::default(), Hooks::default()).is_err(), "a batch of nothing");
 }
 
 fn doubts() {
@@ -441,7 +444,8 @@ fn doubts() {
             v.iter_mut().for_each(|w| *w *= 1e4);
         }
     }
-    let zero = attack::run(&device(1), &loud, &set, &job(pgd(Norm::Linf, 4)), None, Hooks::default()).expect("it runs");
+    let zero =
+        attack::run(&device(1), &loud, &set, &job(pgd(Norm::Linf, 4)), &Given::default(), Hooks::default()).expect("it runs");
     assert!(zero.doubts.iter().any(|d| d.code == "zero-gradient"), "{:?}", zero.doubts);
 }
 

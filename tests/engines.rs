@@ -17,7 +17,7 @@ use petard::session::image_input;
 use petard::tensor::{DType, HostData, Shape};
 use petard::threat::{Norm, ThreatModel};
 use petard::train::{self, BatchNorm, Crafting, Form};
-use petard::{Dataset, Device, DeviceOptions, Hooks, Model, Outcome, attack, data};
+use petard::{Dataset, Device, DeviceOptions, Given, Hooks, Model, Outcome, attack, data};
 
 use crate::emulated::{Build, Emulated, Profile, Schedule};
 use crate::support::Rng;
@@ -96,8 +96,8 @@ fn attacked(device: &Device, attack: Pgd, images: usize, batch: usize) -> Result
     let model = Model::load("tiny-resnet", None).expect("an embedded model");
     let limit = data::Options { limit: Some(images), ..data::Options::default() };
     let set = Dataset::open("synthetic", &limit).expect("images are painted");
-    let job = petard::Job { attack, batch, seed: 3, exact: false };
-    attack::run(device, &model, &set, &job, None, Hooks::default()).map_err(|e| e.to_string())
+    let job = petard::Job { seed: 3, ..petard::Job::new(attack, batch) };
+    attack::run(device, &model, &set, &job, &Given::default(), Hooks::default()).map_err(|e| e.to_string())
 }
 
 fn emulated(precision: Precision, bytes: u64) -> Device {

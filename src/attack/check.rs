@@ -2,7 +2,7 @@
 //! Must not know how attacks work, only what they returned.
 //! The list follows the flags of AutoAttack (Croce and Hein 2020, <https://arxiv.org/abs/2003.01690>).
 
-use super::{AttackLoss, Job, Keep, Start, Target, pgd::Found};
+use super::{Found, Job};
 use crate::outcome::Doubt;
 
 /// Counts over a run.
@@ -45,16 +45,15 @@ impl Tally {
             self.standing += 1;
             // A confident success has no gradient left; only an image that still stands is suspicious without one.
             self.zero_gradient += usize::from(found.status == 1);
-            let flat = found.steps > 1 && (found.loss <= found.first_loss || found.loss.is_nan());
+            let flat = found.climbed.is_some_and(|(first, last)| last <= first || last.is_nan());
             self.not_above_start += usize::from(flat);
         }
     }
 
     /// The doubts of a finished run.
-    pub(super) fn doubts(&self, job: &Job, classes: usize, labelled: bool, given_starts: bool) -> Vec<Doubt> {
+    pub(super) fn doubts(&self, job: &Job, labelled: bool) -> Vec<Doubt> {
         let mut out = Vec::new();
         let mut say = |code, message: String| out.push(Doubt { code, message });
-        let attack = &job.attack;
         if !labelled {
             say(
                 "labels-predicted",
@@ -98,22 +97,8 @@ impl Tally {
                 format!("{} returned points lay outside the threat model and were not counted", self.outside),
             );
         }
-        let reach = attack.alpha * attack.steps as f64;
-        if attack.start == Start::Clean && !given_starts && reach < attack.threat.eps * (1.0 - 1e-6) {
-            say(
-                "cannot-reach-eps",
-                format!("{} steps of {} cannot reach the radius {}", attack.steps, attack.alpha, attack.threat.eps),
-            );
-        }
-        let short = if attack.target == Target::None { classes < 3 } else { classes < 4 };
-        if attack.loss == AttackLoss::Dlr && short {
-            say("few-classes", format!("DLR needs more than {classes} classes here: the margin was used in its place"));
-        }
         if job.batch < 8 {
             say("small-batch", "below a batch of 8 results may differ in the last bits from those of larger batches".into());
-        }
-        if attack.keep == Keep::Last && attack.steps == 1 && attack.restarts == 1 {
-            say("one-step", "one step is a weak attack: robust accuracy is likely too high".into());
         }
         out
     }

@@ -3,19 +3,17 @@
 //! Madry et al. 2018, <https://arxiv.org/abs/1706.06083>; Goodfellow et al. 2015 (FGSM); Tramer et al. 2018 (R-FGSM);
 //! Wong et al. 2020 (FGSM-RS); Kurakin et al. 2017 (BIM).
 
-use std::fmt;
-
 use serde_json::json;
 
-use super::{Case, Job, Parameters, Target};
-use crate::device::Device;
+use super::{Attack, AttackLoss, Bound, Case, Found, Keep, Net, Parameters, Place, Target, Tell};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Loss, Op, StartKind, Value, vjp};
-use crate::nn::{self, ModelCard};
+use crate::graph::{Graph, Op, StartKind, Value, vjp};
+use crate::nn::ModelCard;
+use crate::outcome::{Cost, Doubt};
 use crate::plan::Segment;
-use crate::session::{Model, Session, image_input};
+use crate::session::Session;
 use crate::tensor::{DType, Shape};
-use crate::threat::{Norm, ThreatModel};
+use crate::threat::{Goal, Norm, ThreatModel};
 
 /// Where an attack starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,62 +27,6 @@ pub enum Start {
         /// Length in [0,1] units.
         length: f64,
     },
-}
-
-/// The loss an attack climbs, before it is known whether it is targeted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttackLoss {
-    /// Cross-entropy.
-    CrossEntropy,
-    /// Difference between the best other logit and the label's.
-    Margin,
-    /// Difference of logits ratio.
-    Dlr,
-}
-
-impl AttackLoss {
-    /// `ce`, `margin`, `dlr`.
-    pub fn name(self) -> &'static str {
-        match self {
-            AttackLoss::CrossEntropy => "ce",
-            AttackLoss::Margin => "margin",
-            AttackLoss::Dlr => "dlr",
-        }
-    }
-    /// The loss on logits. With fewer classes than DLR needs (3, towards a target 4) the margin takes its place.
-    pub(super) fn on_logits(self, targeted: bool, classes: usize) -> Loss {
-        match (self, targeted) {
-            (AttackLoss::CrossEntropy, false) => Loss::CrossEntropy { smoothing: 0.0 },
-            (AttackLoss::CrossEntropy, true) => Loss::TargetedCrossEntropy,
-            (AttackLoss::Margin, false) => Loss::Margin,
-            (AttackLoss::Margin, true) => Loss::TargetedMargin,
-            (AttackLoss::Dlr, false) if classes >= 3 => Loss::Dlr,
-            (AttackLoss::Dlr, false) => Loss::Margin,
-            (AttackLoss::Dlr, true) if classes >= 4 => Loss::TargetedDlr,
-            (AttackLoss::Dlr, true) => Loss::TargetedDifference,
-        }
-    }
-}
-
-/// Which iterate is returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// The last one.
-    Last,
-    /// The one with the highest loss, the start included.
-    BestLoss,
-    /// The first that reaches the goal, at which the image leaves; else the last.
-    FirstSuccess,
-}
-
-impl fmt::Display for Keep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Keep::Last => "last",
-            Keep::BestLoss => "best-loss",
-            Keep::FirstSuccess => "first-success",
-        })
-    }
 }
 
 /// An iterated or one-step gradient attack with all its parameters.
@@ -142,8 +84,67 @@ impl Pgd {
         Pgd { name: "bim", start: Start::Clean, ..Pgd::new(threat, alpha, steps) }
     }
 
-    /// All parameters, resolved, in the order they are printed.
-    pub fn parameters(&self) -> Parameters {
+    /// One iteration as a graph: forward, loss, gradient to the image, step; with what is kept on the side. `claims` asks
+    /// for the device's own verdict on the last iterate, to be compared with that of the f32 network.
+    pub fn step_graph(&self, card: &ModelCard, claims: bool) -> (Graph, StepValues) {
+        self.graph(&Net::of(card, claims))
+    }
+
+    fn graph(&self, net: &Net) -> (Graph, StepValues) {
+        let mut g = Graph::new();
+        let [x, x0] = ["x", "x0"].map(|name| net.image(&mut g, name));
+        let label = net.row_i32(&mut g, "label");
+        let [alpha, eps, worst] = ["alpha", "eps", "worst"].map(|name| net.row(&mut g, name));
+        let targeted = self.target != Target::None;
+        let target = targeted.then(|| net.row_i32(&mut g, "target"));
+        let draw = Draw::inputs(&mut g);
+        g.set_scope("start");
+        let start = match self.start {
+            Start::Clean => x0,
+            Start::Random => draw.push(&mut g, StartKind::Ball(self.threat.norm), x0),
+            Start::Sign { .. } => draw.push(&mut g, StartKind::Sign, x0),
+        };
+        let first = g.push(Op::SelectRows, &[draw.fresh, start, x]);
+        g.set_scope("");
+        let logits = net.logits(&mut g, x);
+        g.set_scope("loss");
+        let loss = self.loss.on_logits(targeted, net.classes());
+        let mut judged = vec![logits, label];
+        judged.extend(target);
+        let value = g.push(Op::Loss(loss), &judged);
+        let cotangent = g.push(Op::LossGrad(loss), &judged);
+        let grad = vjp(&mut g, logits, cotangent, &[x])[0].expect("logits depend on the image");
+        g.set_scope("attack");
+        let kept = (self.keep != Keep::Last).then(|| {
+            let image = net.image(&mut g, "kept");
+            let best = net.row(&mut g, "best");
+            let score = match self.keep {
+                Keep::FirstSuccess | Keep::LastSuccess => {
+                    g.push(Op::Fooled { hit: targeted }, &[logits, target.unwrap_or(label)])
+                }
+                Keep::BestLoss | Keep::Last => value,
+            };
+            let better = if self.keep == Keep::LastSuccess { score } else { g.push(Op::Greater, &[score, best]) };
+            let next_image = g.push(Op::SelectRows, &[better, x, image]);
+            let next_best = g.push(Op::MaxRows, &[score, best]);
+            let first_image = g.push(Op::SelectRows, &[draw.fresh, first, image]);
+            Kept { image, best, next_image, next_best, first_image }
+        });
+        let status = g.push(Op::GradStatus, &[grad]);
+        let next_worst = g.push(Op::MaxRows, &[status, worst]);
+        let next = g.push(Op::PgdStep { norm: self.threat.norm }, &[x, x0, grad, alpha, eps]);
+        let fooled = net.claims().then(|| g.push(Op::Fooled { hit: targeted }, &[logits, target.unwrap_or(label)]));
+        let v = StepValues { x, x0, label, target, alpha, eps, loss: value, worst, next_worst, next, kept, draw, first, fooled };
+        (g, v)
+    }
+}
+
+impl Attack for Pgd {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn parameters(&self) -> Parameters {
         let mut p = Parameters::new();
         p.insert("name".into(), json!(self.name));
         p.insert("norm".into(), json!(self.threat.norm.name()));
@@ -158,11 +159,7 @@ impl Pgd {
         p
     }
 
-    /// Refuses what cannot be run on a model with `classes` classes.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] naming the parameter.
-    pub fn check(&self, classes: usize) -> Result<()> {
+    fn check(&self, classes: usize) -> Result<()> {
         let positive = |name: &str, v: f64| {
             if v.is_finite() && v > 0.0 { Ok(()) } else { Err(Error::usage(format!("`{name}` is {v}, it must be above 0"))) }
         };
@@ -186,70 +183,50 @@ impl Pgd {
         Ok(())
     }
 
-    /// Plans the attack for `model` and binds it to `device`.
-    pub(super) fn bind<'a>(&'a self, device: &Device, model: &Model, batch: usize, job: &Job) -> Result<Bound<'a>> {
-        let claims = !job.exact && device.precision().half().is_some();
-        let (graph, v) = self.step_graph(&model.card, claims);
-        let mut session = Session::new(device, model, &graph, &v.segments(), batch, job.exact)?;
-        session.executor().write_i32(v.draw.seed, 0, &[job.seed as i32, (job.seed >> 32) as i32, 0])?;
-        let length = match self.start {
-            Start::Sign { length } => length,
-            Start::Clean | Start::Random => self.threat.eps,
-        };
-        session.executor().write_f32(v.draw.length, 0, &vec![length as f32; batch])?;
-        Ok(Bound { pgd: self, session, v })
+    fn goal(&self) -> Goal {
+        Goal::Within(self.threat)
+    }
+    fn target(&self) -> Target {
+        self.target
+    }
+    fn restarts(&self) -> usize {
+        self.restarts
+    }
+    fn takes_starts(&self) -> bool {
+        matches!(self.start, Start::Clean | Start::Random)
     }
 
-    /// One iteration as a graph: forward, loss, gradient to the image, step; with what is kept on the side. `claims` asks
-    /// for the device's own verdict on the last iterate, to be compared with that of the f32 network.
-    pub fn step_graph(&self, card: &ModelCard, claims: bool) -> (Graph, StepValues) {
-        let mut g = Graph::new();
-        let rows = Shape::per_image(&[]);
-        let x = image_input(&mut g, "x", card);
-        let x0 = image_input(&mut g, "x0", card);
-        let label = g.input("label", rows.clone(), DType::I32);
-        let alpha = g.input("alpha", rows.clone(), DType::F32);
-        let eps = g.input("eps", rows.clone(), DType::F32);
-        let worst = g.input("worst", rows.clone(), DType::F32);
-        let targeted = self.target != Target::None;
-        let target = targeted.then(|| g.input("target", rows.clone(), DType::I32));
-        let draw = Draw::inputs(&mut g);
-        g.set_scope("start");
-        let start = match self.start {
-            Start::Clean => x0,
-            Start::Random => draw.push(&mut g, StartKind::Ball(self.threat.norm), x0),
-            Start::Sign { .. } => draw.push(&mut g, StartKind::Sign, x0),
-        };
-        let first = g.push(Op::SelectRows, &[draw.fresh, start, x]);
-        g.set_scope("");
-        let logits = nn::build(card, &mut g, x, false).logits;
-        g.set_scope("loss");
-        let loss = self.loss.on_logits(targeted, card.classes);
-        let mut judged = vec![logits, label];
-        judged.extend(target);
-        let value = g.push(Op::Loss(loss), &judged);
-        let cotangent = g.push(Op::LossGrad(loss), &judged);
-        let grad = vjp(&mut g, logits, cotangent, &[x])[0].expect("logits depend on the image");
-        g.set_scope("attack");
-        let kept = (self.keep != Keep::Last).then(|| {
-            let image = image_input(&mut g, "kept", card);
-            let best = g.input("best", rows.clone(), DType::F32);
-            let score = match self.keep {
-                Keep::FirstSuccess => g.push(Op::Fooled { hit: targeted }, &[logits, target.unwrap_or(label)]),
-                Keep::BestLoss | Keep::Last => value,
-            };
-            let better = g.push(Op::Greater, &[score, best]);
-            let next_image = g.push(Op::SelectRows, &[better, x, image]);
-            let next_best = g.push(Op::MaxRows, &[score, best]);
-            let first_image = g.push(Op::SelectRows, &[draw.fresh, first, image]);
-            Kept { image, best, next_image, next_best, first_image }
-        });
-        let status = g.push(Op::GradStatus, &[grad]);
-        let next_worst = g.push(Op::MaxRows, &[status, worst]);
-        let next = g.push(Op::PgdStep { norm: self.threat.norm }, &[x, x0, grad, alpha, eps]);
-        let fooled = claims.then(|| g.push(Op::Fooled { hit: targeted }, &[logits, target.unwrap_or(label)]));
-        let v = StepValues { x, x0, label, target, alpha, eps, loss: value, worst, next_worst, next, kept, draw, first, fooled };
-        (g, v)
+    fn sketch(&self, net: &Net) -> (Graph, Vec<Segment>) {
+        let (graph, v) = self.graph(net);
+        let segments = v.segments();
+        (graph, segments)
+    }
+
+    fn bind(&self, place: &Place) -> Result<Box<dyn Bound>> {
+        let (graph, v) = self.graph(&place.net());
+        let mut session = place.session(&graph, &v.segments())?;
+        session.executor().write_i32(v.draw.seed, 0, &place.seed_words())?;
+        Ok(Box::new(BoundPgd { pgd: self.clone(), session, v }))
+    }
+
+    fn doubts(&self, classes: usize, given_starts: bool) -> Vec<Doubt> {
+        let mut out = Vec::new();
+        let mut say = |code, message: String| out.push(Doubt { code, message });
+        let reach = self.alpha * self.steps as f64;
+        if self.start == Start::Clean && !given_starts && reach < self.threat.eps * (1.0 - 1e-6) {
+            say(
+                "cannot-reach-eps",
+                format!("{} steps of {} cannot reach the radius {}", self.steps, self.alpha, self.threat.eps),
+            );
+        }
+        let short = if self.target == Target::None { classes < 3 } else { classes < 4 };
+        if self.loss == AttackLoss::Dlr && short {
+            say("few-classes", format!("DLR needs more than {classes} classes here: the margin was used in its place"));
+        }
+        if self.keep == Keep::Last && self.steps == 1 && self.restarts == 1 {
+            say("one-step", "one step is a weak attack: robust accuracy is likely too high".into());
+        }
+        out
     }
 }
 
@@ -334,23 +311,9 @@ impl StepValues {
     }
 }
 
-/// A point found for one image.
-pub(super) struct Found {
-    pub x: Vec<f32>,
-    /// Loss at the start and at the last iterate that was looked at.
-    pub first_loss: f32,
-    pub loss: f32,
-    /// Worst gradient met: 0 ordinary, 1 all zero, 2 not finite.
-    pub status: u8,
-    /// Forward and input gradient, how many times.
-    pub steps: usize,
-    /// Whether the device's own verdict on this point is that the goal is reached; `None` where it was not asked.
-    pub claimed: Option<bool>,
-}
-
 /// The attack bound to a device.
-pub(super) struct Bound<'a> {
-    pgd: &'a Pgd,
+struct BoundPgd {
+    pgd: Pgd,
     session: Session,
     v: StepValues,
 }
@@ -365,17 +328,12 @@ struct Row {
     last: Option<Vec<f32>>,
 }
 
-/// Called between steps with images done and image-steps made; an error ends the attack.
-pub(super) type Tell<'t> = &'t mut dyn FnMut(usize, u64) -> Result<()>;
-
-impl Bound<'_> {
-    /// Whether the device is asked for its own verdict, in less than f32.
-    pub fn claims(&self) -> bool {
+impl Bound for BoundPgd {
+    fn claims(&self) -> bool {
         self.v.fooled.is_some()
     }
 
-    /// Attacks every case once; the answers are in the order of the cases.
-    pub fn attack(&mut self, cases: &[&Case], restart: usize, tell: Tell) -> Result<Vec<Found>> {
+    fn attack(&mut self, cases: &[&Case], restart: usize, tell: Tell) -> Result<Vec<Found>> {
         let mut found: Vec<Option<Found>> = cases.iter().map(|_| None).collect();
         let mut rows: Vec<Option<Row>> = (0..self.session.batch()).map(|_| None).collect();
         let (mut next, mut done, mut image_steps) = (0, 0, 0u64);
@@ -415,7 +373,9 @@ impl Bound<'_> {
         }
         Ok(found.into_iter().map(|f| f.expect("every case went through a row")).collect())
     }
+}
 
+impl BoundPgd {
     /// Whether some row's loss after this run is one that is reported, or may end its attack.
     fn asks(&self, rows: &[Option<Row>]) -> bool {
         let last = self.pgd.steps - usize::from(!self.v.judges());
@@ -432,7 +392,9 @@ impl Bound<'_> {
             s.write_i32(t, at, case.target.expect("a targeted attack has targets"))?;
         }
         s.write_f32(v.alpha, at, self.pgd.alpha as f32)?;
-        s.write_f32(v.eps, at, self.pgd.threat.eps as f32)?;
+        s.write_f32(v.eps, at, case.eps as f32)?;
+        let length = if let Start::Sign { .. } = self.pgd.start { case.eps / 2.0 } else { case.eps };
+        s.write_f32(v.draw.length, at, length as f32)?;
         s.write_f32(v.worst, at, 0.0)?;
         s.write_i32(v.draw.index, at, case.index as i32)?;
         s.write_i32(v.draw.restart, at, i32::try_from(restart).expect("restarts are checked to fit 16 bits"))?;
@@ -479,6 +441,10 @@ impl Bound<'_> {
                 (x, Some(hit))
             }
             _ if !over => return Ok(None),
+            (Keep::LastSuccess, Some(kept)) => {
+                let hit = self.session.read_row(kept.best, at)? > 0.0;
+                (self.session.read_image(if hit { kept.image } else { self.v.x }, at)?, Some(hit))
+            }
             (Keep::BestLoss, Some(kept)) => (self.session.read_image(kept.image, at)?, None),
             _ => {
                 let verdict = self.v.fooled.map(|f| self.session.read_row(f, at)).transpose()?;
@@ -486,6 +452,10 @@ impl Bound<'_> {
             }
         };
         let status = self.session.read_row(self.v.worst, at)? as u8;
-        Ok(Some(Found { x, first_loss: row.first_loss, loss: row.loss, status, steps: row.step.min(steps), claimed }))
+        let made = row.step.min(steps);
+        let climbed = (made > 1).then_some((row.first_loss, row.loss));
+        let looks = u64::from(self.v.judges());
+        let cost = Cost { forwards: made as u64 + looks, backwards: made as u64 };
+        Ok(Some(Found { x, loss: row.loss, climbed, status, cost, claimed }))
     }
 }

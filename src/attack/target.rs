@@ -19,10 +19,12 @@ pub enum Target {
     Random,
     /// One class for all; images of that class are left alone.
     Class(u32),
+    /// A class that the caller gives for each image.
+    Given,
 }
 
 impl Target {
-    /// The class aimed at for an image with clean logits `z` and this label; `None` for an untargeted attack, and where a
+    /// The class aimed at for an image with clean logits `z` and this label; `None` for an untargeted attack, for classes that the caller gives, and where a
     /// label is missing because the clean logits hold a NaN.
     ///
     /// # Errors
@@ -33,7 +35,7 @@ impl Target {
         }
         let classes = z.len() as i32;
         Ok(match self {
-            Target::None => None,
+            Target::None | Target::Given => None,
             Target::Next => Some((label + 1) % classes),
             Target::LeastLikely => {
                 let low = (0..z.len()).fold(0, |best, i| if z[i] < z[best] { i } else { best });
@@ -59,6 +61,7 @@ impl fmt::Display for Target {
             Target::LeastLikely => f.write_str("least-likely"),
             Target::Random => f.write_str("random"),
             Target::Class(c) => write!(f, "{c}"),
+            Target::Given => f.write_str("given"),
         }
     }
 }

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::attack_args::{AttackArgs, HEADING};
+use super::attacks;
 use super::options::{DataArgs, DeviceArgs, ModelArgs, warn_of};
 use super::output::{self, Json};
 use super::progress;
 use super::stop::Stop;
 use super::value::{quoted, share};
-use crate::attack::{self, Hooks, Job, Progress, Returned};
+use crate::attack::{self, Given, Hooks, Job, Progress, Returned};
 use crate::data::{self, Dataset, save};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -38,6 +39,9 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
+    /// List every attack with the options it takes, and leave
+    #[arg(long, help_heading = HEADING)]
+    list: bool,
     #[command(flatten)]
     attack: AttackArgs,
     /// Take the starting images from a set of arrays, one for each image in the same order (pgd, first restart)
@@ -78,6 +82,10 @@ struct Settings {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.list {
+        output::stdout(&attacks::list())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let stop = Stop::listen()?;
     let settings = args.resolve()?;
     let mut results = Results::prepare(args, &settings)?;
@@ -112,7 +120,7 @@ impl Args {
         let data = self.data.open(&model.card)?;
         let starts = self.start.as_deref().map(|path| open_starts(path, &model)).transpose()?;
         let batch = self.device.batch(device.card().is_some(), model.input());
-        let job = Job { attack, batch, seed: self.seed, exact: self.exact };
+        let job = Job { attacks: vec![attack], sources: Vec::new(), batch, seed: self.seed, exact: self.exact };
         Ok(Settings { device, model, data, starts, job, expected })
     }
 
@@ -137,7 +145,7 @@ impl Args {
         let mut words = vec!["petard".to_string(), "attack".into()];
         words.extend(self.model.words(&self.data));
         words.extend(self.data.words());
-        words.extend(self.attack.words(&settings.job.attack, self.start.is_some()));
+        words.extend(self.attack.words(settings.job.attacks[0].as_ref()));
         if let Some(start) = &self.start {
             words.extend(["--start".into(), quoted(&start.to_string_lossy())]);
         }
@@ -168,7 +176,8 @@ impl Settings {
             }),
             stop: Some(Box::new(|| stop.asked())),
         };
-        let outcome = attack::run(&self.device, &self.model, &self.data, &self.job, self.starts.as_ref(), hooks);
+        let given = Given { starts: self.starts.as_ref(), ..Given::default() };
+        let outcome = attack::run(&self.device, &self.model, &self.data, &self.job, &given, hooks);
         bar.finish_and_clear();
         outcome
     }
@@ -205,7 +214,7 @@ impl Results {
             writer.note("model", json!(settings.model.card.name));
             writer.note("data", json!(settings.data.spec()));
             writer.note("split", json!(args.data.split()));
-            writer.note("attack", Value::Object(settings.job.attack.parameters()));
+            writer.note("attack", Value::Object(settings.job.attacks[0].parameters()));
             writer.note("seed", json!(settings.job.seed));
             set = Some(writer);
         }

@@ -1,94 +1,67 @@
-//! The options of an attack, and what they settle to: defaults filled in, what makes no sense refused.
-//! Must not know models, images or devices.
+//! The options of attacks, and what they settle to: defaults filled in, what makes no sense refused.
+//! Must not know models, images or devices; which attack takes which option stands in [`super::attacks`].
 
-use clap::ValueEnum;
-use clap::builder::BoolishValueParser;
+use std::sync::Arc;
 
+use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use super::attacks::{Entry, entries};
 use super::value::{self, count};
-use crate::attack::{AttackLoss, Keep, Pgd, Start, Target};
+use crate::attack::{Attack, AttackLoss, Keep, Target};
 use crate::error::{Error, Result};
 use crate::report::radius_text;
 use crate::threat::{Norm, ThreatModel};
 
-/// The attacks by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kind {
-    /// steps of `alpha` from a random start, each projected back
-    Pgd,
-    /// one step of the whole radius from the clean image
-    Fgsm,
-    /// half the radius along random signs, then a step of the other half
-    #[value(alias = "rfgsm", alias = "r_fgsm")]
-    RFgsm,
-    /// one step of `alpha` from a random start
-    #[value(alias = "ffgsm", alias = "fgsm_rs")]
-    FgsmRs,
-    /// PGD from the clean image
-    #[value(alias = "i-fgsm", alias = "ifgsm", alias = "i_fgsm")]
-    Bim,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Pgd => "pgd",
-            Kind::Fgsm => "fgsm",
-            Kind::RFgsm => "r-fgsm",
-            Kind::FgsmRs => "fgsm-rs",
-            Kind::Bim => "bim",
-        }
-    }
-    fn iterates(self) -> bool {
-        matches!(self, Kind::Pgd | Kind::Bim)
-    }
-    fn starts_at_random(self) -> bool {
-        matches!(self, Kind::Pgd | Kind::RFgsm | Kind::FgsmRs)
-    }
-    /// Whether the step size may be chosen.
-    fn has_alpha(self) -> bool {
-        self.iterates() || self == Kind::FgsmRs
-    }
-}
-
 /// Heading of these options in the help.
 pub const HEADING: &str = "Attack (lengths in units of [0,1] pixels; fractions such as 8/255 are fine)";
 
-/// Which attack. Lengths are in units of [0,1] pixels.
+/// Which attack. Lengths are in units of [0,1] pixels. What is `None` was not typed.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = HEADING)]
 pub struct AttackArgs {
-    /// Attack
-    #[arg(long, value_enum, default_value = "pgd", ignore_case = true)]
-    attack: Kind,
-    /// How the change of an image is measured
-    #[arg(long, value_enum, default_value = "linf", ignore_case = true, alias = "ord")]
-    norm: Norm,
+    /// Attack; `petard attack --list` says what each does and which options it takes
+    #[arg(long, value_name = "NAME", default_value = "pgd", ignore_case = true, hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(possible()).map(|name| find(&name)))]
+    attack: &'static Entry,
+    /// How the change of an image is measured [default: linf]
+    #[arg(long, value_enum, ignore_case = true, alias = "ord")]
+    norm: Option<Norm>,
     /// Radius: how far an image may be changed [default: linf 8/255, l2 0.5, l1 12]
     #[arg(long, value_name = "LENGTH", alias = "epsilon", allow_hyphen_values = true)]
     eps: Option<String>,
-    /// Step size (pgd, bim, fgsm-rs) [default: linf 2/255, l2 0.1, l1 1; fgsm-rs 1.25 eps]
+    /// Step size [default: linf 2/255, l2 0.1, l1 1; fgsm-rs 1.25 eps]
     #[arg(long, value_name = "LENGTH", aliases = ["eps-iter", "eps-step", "step-size", "pgd-alpha"], allow_hyphen_values = true)]
     alpha: Option<String>,
-    /// Gradient steps (pgd, bim) [default: 20]
+    /// Steps [default: pgd and bim 20]
     #[arg(long, value_name = "N", value_parser = count, aliases = ["nb-iter", "n-iter", "attack-iters", "num-steps", "max-iter"])]
-    steps: Option<usize>,
-    /// Independent runs; an image leaves after the first that breaks it (pgd, r-fgsm, fgsm-rs) [default: 1]
+    pub steps: Option<usize>,
+    /// Independent runs; an image leaves after the first that breaks it [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536),
           aliases = ["n-restarts", "num-restarts", "random-restarts"])]
-    restarts: Option<u32>,
-    /// Start at random inside the radius (pgd) [default: true]
+    pub restarts: Option<u32>,
+    /// Start at random inside the radius [default: pgd true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(),
           alias = "rand-init")]
-    random_start: Option<bool>,
-    /// Loss that is climbed
-    #[arg(long, value_enum, default_value = "ce", ignore_case = true)]
-    loss: AttackLoss,
-    /// Class to aim at: none (away from the label), next, least-likely, random, or the number of a class
-    #[arg(long, value_name = "CLASS", default_value = "none", value_parser = value::target)]
-    target: Target,
-    /// Which iterate is returned
-    #[arg(long = "return", value_enum, default_value = "last", ignore_case = true)]
-    keep: Keep,
+    pub random_start: Option<bool>,
+    /// Loss that is climbed [default: ce]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub loss: Option<AttackLoss>,
+    /// Class to aim at: none (away from the label), next, least-likely, random, or the number of a class [default: none]
+    #[arg(long, value_name = "CLASS", value_parser = value::target)]
+    pub target: Option<Target>,
+    /// Which iterate is returned [default: last]
+    #[arg(long = "return", value_enum, ignore_case = true)]
+    pub keep: Option<Keep>,
+}
+
+/// Names of attacks, with their other names.
+fn possible() -> Vec<PossibleValue> {
+    entries().map(|e| PossibleValue::new(e.name).aliases(e.aliases.iter().copied())).collect()
+}
+
+fn find(name: &str) -> &'static Entry {
+    let is = |other: &str| other.eq_ignore_ascii_case(name);
+    entries().find(|e| is(e.name) || e.aliases.iter().any(|a| is(a))).expect("clap has checked the name")
 }
 
 impl AttackArgs {
@@ -96,99 +69,98 @@ impl AttackArgs {
     ///
     /// # Errors
     /// [`Error::Usage`] for a length that is none, and for an option that the attack does not use.
-    pub fn resolve(&self, given_starts: bool) -> Result<Pgd> {
-        self.refuse_unused(given_starts)?;
-        let eps = match &self.eps {
-            Some(text) => value::radius("--eps", self.norm, text)?,
-            None => self.norm.default_eps(),
-        };
-        let threat = ThreatModel::new(self.norm, eps);
-        let alpha = self.alpha.as_deref().map(|text| value::radius("--alpha", self.norm, text)).transpose()?;
-        let steps = self.steps.unwrap_or(20);
-        let step = alpha.unwrap_or_else(|| self.norm.default_alpha());
-        let mut pgd = match self.attack {
-            Kind::Pgd => Pgd::new(threat, step, steps),
-            Kind::Bim => Pgd::bim(threat, step, steps),
-            Kind::Fgsm => Pgd::fgsm(threat),
-            Kind::RFgsm => Pgd::r_fgsm(threat),
-            Kind::FgsmRs => Pgd { alpha: alpha.unwrap_or(1.25 * eps), ..Pgd::fgsm_rs(threat) },
-        };
-        pgd.restarts = self.restarts.map_or(1, |n| n as usize);
-        // One start from a file leaves nothing to be drawn.
-        if self.random_start == Some(false) || (given_starts && pgd.restarts == 1) {
-            pgd.start = Start::Clean;
+    pub fn resolve(&self, given_starts: bool) -> Result<Arc<dyn Attack>> {
+        for option in self.typed() {
+            self.attack.refuse(option)?;
         }
-        Ok(Pgd { loss: self.loss, target: self.target, keep: self.keep, ..pgd })
+        if given_starts {
+            self.attack.refuse("start")?;
+        }
+        (self.attack.build)(self, given_starts)
     }
 
-    fn refuse_unused(&self, given_starts: bool) -> Result<()> {
-        let (kind, name) = (self.attack, self.attack.name());
-        let unused = |option: &str, why: &str| {
-            let error = Error::usage(format!("`{option}` is not used by `--attack {name}`: {why}"));
-            Err(error.with_hint(format!("leave `{option}` out, or use `--attack pgd`")))
-        };
-        if self.alpha.is_some() && !kind.has_alpha() {
-            let part = if kind == Kind::RFgsm { "half the radius" } else { "the whole radius" };
-            return unused("--alpha", &format!("its step is {part}"));
-        }
-        if self.steps.is_some() && !kind.iterates() {
-            return unused("--steps", "it makes one step");
-        }
-        if self.restarts.is_some() && !kind.starts_at_random() {
-            return unused("--restarts", "it starts at the clean image, so every run would be the same");
-        }
-        if given_starts && kind != Kind::Pgd {
-            return unused("--start", "it has a start of its own");
-        }
-        match self.random_start {
-            Some(true) if !kind.starts_at_random() => return unused("--random-start true", "it starts at the clean image"),
-            Some(false) if kind.starts_at_random() && kind != Kind::Pgd => {
-                return unused("--random-start false", "its start is always random");
+    /// Name of the attack.
+    pub fn name(&self) -> &'static str {
+        self.attack.name
+    }
+
+    /// The options that were typed.
+    fn typed(&self) -> Vec<&'static str> {
+        let all = [
+            ("norm", self.norm.is_some()),
+            ("eps", self.eps.is_some()),
+            ("alpha", self.alpha.is_some()),
+            ("steps", self.steps.is_some()),
+            ("restarts", self.restarts.is_some()),
+            ("random-start", self.random_start.is_some()),
+            ("loss", self.loss.is_some()),
+            ("target", self.target.is_some()),
+            ("return", self.keep.is_some()),
+        ];
+        all.into_iter().filter(|(_, typed)| *typed).map(|(option, _)| option).collect()
+    }
+
+    /// The norm, L-inf where none was typed.
+    pub fn norm(&self) -> Norm {
+        self.norm.unwrap_or(Norm::Linf)
+    }
+
+    /// Norm and radius, the radius of the norm where none was typed.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the radius is none.
+    pub fn threat(&self) -> Result<ThreatModel> {
+        let norm = self.norm();
+        let eps = self.eps.as_deref().map(|text| value::radius("--eps", norm, text)).transpose()?;
+        Ok(ThreatModel::new(norm, eps.unwrap_or_else(|| norm.default_eps())))
+    }
+
+    /// The step size, where one was typed.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it is none.
+    pub fn alpha(&self) -> Result<Option<f64>> {
+        self.alpha.as_deref().map(|text| value::radius("--alpha", self.norm(), text)).transpose()
+    }
+
+    /// The aim, away from the label where none was typed.
+    pub fn target(&self) -> Target {
+        self.target.unwrap_or(Target::None)
+    }
+
+    /// The settled options as they would be typed: what an attack prints as a parameter under the name of an option.
+    pub fn words(&self, attack: &dyn Attack) -> Vec<String> {
+        let mut words = vec!["--attack".to_string(), self.attack.name.into()];
+        for (key, value) in attack.parameters() {
+            let option = key.replace('_', "-");
+            if !self.attack.uses.contains(&option.as_str()) {
+                continue;
             }
-            _ => {}
+            let text = match &value {
+                serde_json::Value::Number(n) if n.is_f64() => {
+                    radius_text(self.norm(), n.as_f64().expect("a number that is a float"))
+                }
+                serde_json::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            words.extend([format!("--{option}"), text]);
         }
-        if self.norm != Norm::Linf && matches!(kind, Kind::RFgsm | Kind::FgsmRs) {
-            return unused(&format!("--norm {}", self.norm), "it is defined for `linf` only");
-        }
-        self.refuse_useless_restarts(given_starts)
+        words
     }
+}
 
-    /// Restarts without anything random, and random starts that a file takes the place of.
-    fn refuse_useless_restarts(&self, given_starts: bool) -> Result<()> {
-        let restarts = self.restarts.unwrap_or(1);
-        if restarts > 1 + u32::from(given_starts) && self.random_start == Some(false) {
-            return Err(Error::usage(format!("`--restarts {restarts}` with `--random-start false` repeats the same run"))
-                .with_hint("leave one of them out"));
+impl Entry {
+    /// # Errors
+    /// [`Error::Usage`] where the attack does not take `option`, saying why where the reason is not plain.
+    fn refuse(&self, option: &str) -> Result<()> {
+        if self.uses.contains(&option) {
+            return Ok(());
         }
-        if given_starts && restarts == 1 && self.random_start == Some(true) {
-            return Err(Error::usage("`--random-start true` is not used: the only start comes from the file of `--start`")
-                .with_hint("leave it out, or add `--restarts 2`: every start after the first is then random"));
-        }
-        Ok(())
-    }
-
-    /// The settled options as they would be typed.
-    pub fn words(&self, pgd: &Pgd, given_starts: bool) -> Vec<String> {
-        let kind = self.attack;
-        let radius = |r| radius_text(self.norm, r);
-        let mut words: Vec<(&str, String)> =
-            vec![("--attack", kind.name().into()), ("--norm", self.norm.to_string()), ("--eps", radius(pgd.threat.eps))];
-        if kind.has_alpha() {
-            words.push(("--alpha", radius(pgd.alpha)));
-        }
-        if kind.iterates() {
-            words.push(("--steps", pgd.steps.to_string()));
-        }
-        if kind.starts_at_random() {
-            words.push(("--restarts", pgd.restarts.to_string()));
-        }
-        if kind == Kind::Pgd && !(given_starts && pgd.restarts == 1) {
-            words.push(("--random-start", (pgd.start != Start::Clean).to_string()));
-        }
-        words.push(("--loss", pgd.loss.name().into()));
-        words.push(("--target", pgd.target.to_string()));
-        words.push(("--return", pgd.keep.to_string()));
-        words.into_iter().flat_map(|(option, value)| [option.to_string(), value]).collect()
+        let why = self.unused.iter().find(|(name, _)| *name == option).map(|(_, why)| format!(": {why}")).unwrap_or_default();
+        let mut takers = entries().filter(|e| e.uses.contains(&option)).map(|e| format!("`--attack {}`", e.name));
+        let taker = takers.next().map(|name| format!(", or use an attack that takes it, such as {name}")).unwrap_or_default();
+        Err(Error::usage(format!("`--{option}` is not used by `--attack {}`{why}", self.name))
+            .with_hint(format!("leave `--{option}` out{taker}")))
     }
 }
 
@@ -196,6 +168,7 @@ impl AttackArgs {
 mod tests {
     use super::*;
     use clap::Parser;
+    use serde_json::json;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -206,8 +179,8 @@ mod tests {
     fn typed(line: &str) -> AttackArgs {
         Line::try_parse_from(std::iter::once("petard").chain(line.split_whitespace())).expect(line).attack
     }
-    fn settled(line: &str) -> Pgd {
-        typed(line).resolve(false).expect(line)
+    fn settled(line: &str) -> serde_json::Value {
+        serde_json::Value::Object(typed(line).resolve(false).expect(line).parameters())
     }
     fn refused(line: &str, given_starts: bool) -> String {
         typed(line).resolve(given_starts).expect_err(line).to_string()
@@ -215,15 +188,18 @@ mod tests {
 
     #[test]
     fn defaults_follow_the_norm_and_are_not_scaled() {
-        let linf = settled("");
-        assert_eq!((linf.threat.eps, linf.alpha, linf.steps, linf.restarts), (8.0 / 255.0, 2.0 / 255.0, 20, 1));
-        assert_eq!(linf.start, Start::Random);
-        let l2 = settled("--norm L2");
-        assert_eq!((l2.threat.eps, l2.alpha), (0.5, 0.1));
-        let l1 = settled("--norm 1 --eps 3");
-        assert_eq!((l1.threat.eps, l1.alpha), (3.0, 1.0));
-        let rs = settled("--attack ffgsm --eps 4/255");
-        assert_eq!((rs.alpha, rs.steps), (1.25 * (4.0 / 255.0), 1));
+        let has = |line: &str, key: &str, want: serde_json::Value| assert_eq!(settled(line)[key], want, "{line}: {key}");
+        has("", "eps", json!(8.0 / 255.0));
+        has("", "alpha", json!(2.0 / 255.0));
+        has("", "steps", json!(20));
+        has("", "restarts", json!(1));
+        has("", "random_start", json!(true));
+        has("--norm L2", "eps", json!(0.5));
+        has("--norm L2", "alpha", json!(0.1));
+        has("--norm 1 --eps 3", "eps", json!(3.0));
+        has("--norm 1 --eps 3", "alpha", json!(1.0));
+        has("--attack ffgsm --eps 4/255", "alpha", json!(1.25 * (4.0 / 255.0)));
+        has("--attack ffgsm --eps 4/255", "steps", json!(1));
     }
 
     #[test]
@@ -266,8 +242,8 @@ mod tests {
 
     #[test]
     fn starts_from_a_file() {
-        assert_eq!(typed("").resolve(true).expect("pgd takes them").start, Start::Clean);
-        assert_eq!(typed("--restarts 2").resolve(true).expect("pgd takes them").start, Start::Random);
+        let random = |line: &str| typed(line).resolve(true).expect("pgd takes them").parameters()["random_start"] == true;
+        assert!(!random("") && random("--restarts 2"));
         typed("--restarts 2 --random-start false").resolve(true).expect("a file, then the clean image");
         assert!(refused("--attack bim", true).contains("`--start`"));
         assert!(refused("--random-start true", true).contains("`--random-start true`"));
@@ -285,9 +261,9 @@ mod tests {
             "--attack bim --norm l2 --eps 0.7 --target 3 --return first-success",
             "--norm l1 --random-start false --loss margin --target least-likely --return best-loss",
         ] {
-            let (args, pgd) = (typed(line), settled(line));
-            let words = args.words(&pgd, false).join(" ");
-            assert_eq!(settled(&words), pgd, "{line} -> {words}");
+            let args = typed(line);
+            let words = args.words(args.resolve(false).expect(line).as_ref()).join(" ");
+            assert_eq!(settled(&words), settled(line), "{line} -> {words}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod attack;
 mod attack_args;
+mod attacks;
 mod complete;
 mod devices;
 mod infer;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::attack_args::AttackArgs;
 use super::options::{CardArgs, DeviceArgs};
 use super::output;
+use crate::attack::Net;
 use crate::device::Device;
 use crate::error::Result;
 use crate::gpu::DeviceProps;
@@ -38,7 +39,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let pgd = args.attack.resolve(false)?;
+    let attack = args.attack.resolve(false)?;
     if args.exact {
         args.device.only_f32("plan --exact")?;
     }
@@ -48,15 +49,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let precision = on.precision();
     let card = args.model.find()?;
-    pgd.check(card.classes)?;
+    attack.check(card.classes)?;
     let batch = args.device.batch(matches!(on, On::Card(..)), card.input);
-    let (graph, values) = pgd.step_graph(&card, precision.half().is_some());
+    let (graph, segments) = attack.sketch(&Net::of(&card, precision.half().is_some()));
     let parameters = 4 * graph.params().values().map(|&v| graph.shape(v).elems()).sum::<usize>();
     let (judge, judge_bytes) = on.describe(inference(&card, batch)?, true)?;
-    let (attack, attack_bytes) = on.describe(compile_for(&graph, &values.segments(), batch, precision)?, args.exact)?;
+    let (steps, attack_bytes) = on.describe(compile_for(&graph, &segments, batch, precision)?, args.exact)?;
     let images = batch * card.input.iter().product::<usize>() * size_of::<f32>();
     let mut text = format!("{}: clean pass and verdict, on direct kernels\n\n{judge}", card.name);
-    text += &format!("\n{}: {}, one step\n\n{attack}", card.name, pgd.name);
+    text += &format!("\n{}: {}, one step\n\n{steps}", card.name, attack.name());
     text += &format!(
         "\n{:<11}{} for a run: both plans with packed weights, the weights as read, a batch of images\n",
         "memory",

@@ -120,7 +120,7 @@ impl ValueEnum for AttackLoss {
 
 impl ValueEnum for Keep {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Keep::Last, Keep::BestLoss, Keep::FirstSuccess]
+        &[Keep::Last, Keep::BestLoss, Keep::FirstSuccess, Keep::LastSuccess]
     }
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
@@ -128,6 +128,9 @@ impl ValueEnum for Keep {
             Keep::BestLoss => PossibleValue::new("best-loss").help("the one with the highest loss").alias("best_loss"),
             Keep::FirstSuccess => {
                 PossibleValue::new("first-success").help("the first that succeeds; the image is done then").alias("first_success")
+            }
+            Keep::LastSuccess => {
+                PossibleValue::new("last-success").help("the last that succeeds, else the last").alias("last_success")
             }
         })
     }

@@ -377,6 +377,7 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
         Op::MaxRows => rows::max_rows(f(0), f(1), f32s(out)),
         Op::SelectRows if in_place(views, step, 2) => rows::select_rows_in_place(f(0), f(1), f32s(out)),
         Op::SelectRows => rows::select_rows(f(0), f(1), f(2), f32s(out)),
+        Op::Column { index } => rows::column(*index, f(0), f32s(out)),
         Op::GradStatus => rows::grad_status(n, f(0), f32s(out)),
         Op::Start { kind } => {
             let lasting = pgd::Place { index: views.i32(x[1]), restart: views.i32(x[2]), length: f(3), seed: views.i32(x[4]) };

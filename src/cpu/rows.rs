@@ -33,6 +33,14 @@ pub(crate) fn select_rows_in_place(flag: &[f32], a: &[f32], b: &mut [f32]) {
     });
 }
 
+/// Entry `index` of each row of `state`; one row for each entry of `out`.
+pub(crate) fn column(index: usize, state: &[f32], out: &mut [f32]) {
+    let len = row_len(out.len(), state.len());
+    for (out, row) in out.iter_mut().zip(state.chunks_exact(len)) {
+        *out = row[index];
+    }
+}
+
 /// For each of `n` rows of `g`: 0 = ordinary, 1 = every element zero, 2 = some element NaN or infinite.
 pub(crate) fn grad_status(n: usize, g: &[f32], out: &mut [f32]) {
     assert_eq!(out.len(), n, "one status an image");

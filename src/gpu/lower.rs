@@ -346,7 +346,7 @@ impl Lower<'_> {
             | Op::Unflatten { .. } => layout::lower(self, step, op),
             Op::DropoutMask { .. } | Op::Dropout { .. } => dropout::lower(self, step, op),
             Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. } => loss::lower(self, step, op),
-            Op::Greater | Op::MaxRows | Op::SelectRows | Op::GradStatus => rows::lower(self, step, op),
+            Op::Greater | Op::MaxRows | Op::SelectRows | Op::Column { .. } | Op::GradStatus => rows::lower(self, step, op),
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),

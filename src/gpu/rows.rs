@@ -31,6 +31,7 @@ pub(super) fn lower(cx: &mut Lower, step: &Step, op: &Op) {
                 vec![elems, parts],
             )
         }
+        Op::Column { index } => ("rows_column", Dims::linear(n.div_ceil(THREADS) as u32, THREADS as u32), vec![*index, elems, n]),
         Op::GradStatus => ("rows_grad_status", Dims::linear(n as u32, THREADS as u32), vec![elems]),
         other => unreachable!("{other:?} is no op on rows"),
     };

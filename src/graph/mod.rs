@@ -45,6 +45,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     params: BTreeMap<String, Value>,
     scope: String,
+    prefix: String,
 }
 
 impl Graph {
@@ -81,6 +82,11 @@ impl Graph {
         self.scope = scope.to_string();
     }
 
+    /// What the names of parameters asked for from now on begin with: networks of several models in one graph keep theirs apart.
+    pub fn set_prefix(&mut self, prefix: &str) {
+        self.prefix = prefix.to_string();
+    }
+
     /// Appends a node; the shape follows from the op. Panics where the inputs do not fit: that is a fault of the caller.
     pub fn push(&mut self, op: Op, inputs: &[Value]) -> Value {
         for v in inputs {
@@ -100,6 +106,7 @@ impl Graph {
     /// A named parameter; asked for twice it is the same value.
     pub fn param(&mut self, name: &str, dims: &[usize], role: Role) -> Value {
         let shape = Shape::fixed(dims);
+        let name = &format!("{}{name}", self.prefix);
         if let Some(&v) = self.params.get(name) {
             assert_eq!(*self.shape(v), shape, "parameter `{name}` is used with two shapes");
             return v;

@@ -254,6 +254,8 @@ pub enum Op {
     MaxRows,
     /// `(flag, a, b)`: row of `a` where `flag != 0`, else of `b`. `b` may be replaced in place.
     SelectRows,
+    /// `[N, S]` -> `[N]`: entry `index` of each image's state.
+    Column { index: usize },
     /// `g` -> `[N]`: 0 = ordinary, 1 = every element zero, 2 = some element NaN or infinite.
     GradStatus,
     /// `(x0, index, restart, length, seed)` -> images to start from, clipped to [0,1]: `index`, `restart` and `length` are

@@ -256,6 +256,12 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             same(1, 2);
             at(1).clone()
         }
+        Op::Column { index } => {
+            count(1);
+            f32s(&[0]);
+            assert!(at(0).batched && at(0).dims.len() == 1 && *index < last(0), "{op:?} on {}", at(0));
+            rows()
+        }
         Op::GradStatus => {
             count(1);
             assert!(at(0).batched, "{op:?} on {}", at(0));

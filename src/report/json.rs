@@ -29,13 +29,16 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "confirmed": outcome.confirmed.map(|(stood, made)| json!({"stood": stood, "claimed": made})),
         "labelled": outcome.labelled,
         "non_finite": outcome.non_finite,
-        "tolerance": outcome.threat.tolerance(facts.input.iter().product()),
+        "tolerance": outcome.goal.threat().map(|threat| threat.tolerance(facts.input.iter().product())),
         "split": facts.split,
         "offset": facts.offset,
         "batch_size": facts.batch,
         "exact": facts.exact,
         "command": facts.repeat,
         "version": env!("CARGO_PKG_VERSION"),
+        "forwards": outcome.cost.forwards,
+        "backwards": outcome.cost.backwards,
+        "members": outcome.members,
     }))
 }
 

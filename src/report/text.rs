@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Facts, Inference};
 use crate::outcome::Outcome;
-use crate::threat::Norm;
+use crate::threat::{Distance, Norm};
 
 /// The report of an attack.
 pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
@@ -19,6 +19,8 @@ pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
     if let Some((stood, made)) = outcome.confirmed {
         lines.push(line("confirmed", &columns(&format!("{stood} of {made} in f32"), &format!("{} did not stand", made - stood))));
     }
+    let (forwards, backwards) = (outcome.cost.forwards, outcome.cost.backwards);
+    lines.push(line("spent", &format!("{forwards} forward passes, {backwards} input gradients")));
     let speed = format!("{:.0} image-steps/s, {}", outcome.image_steps_per_second(), seconds(outcome.seconds));
     lines.push(device(facts, &speed));
     let doubts: Vec<String> = outcome.doubts.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();
@@ -88,11 +90,42 @@ fn device(facts: &Facts, speed: &str) -> String {
 
 /// `largest distance 0.031373 <= 8/255 + 6.0e-8, 0 NaN`.
 fn distance(facts: &Facts, outcome: &Outcome) -> String {
-    let threat = &outcome.threat;
+    let Some(threat) = outcome.goal.threat() else { return nearest(outcome) };
     let tolerance = threat.tolerance(facts.input.iter().product());
     let sign = if outcome.max_distance <= threat.eps + tolerance { "<=" } else { ">" };
     let (largest, eps) = (outcome.max_distance, threat.eps);
     format!("largest distance {largest:.6} {sign} {eps:.6} + {tolerance:.1e}, {} NaN", outcome.non_finite)
+}
+
+/// `l2 distance of 120 broken images: median 0.112300, mean 0.140000, largest 0.600000, 0 NaN`.
+fn nearest(outcome: &Outcome) -> String {
+    let p = &outcome.per_image;
+    let measured: Vec<f64> = match outcome.goal.distance() {
+        Distance::L0 => p.l0.iter().map(|&v| v as f64).collect(),
+        Distance::Norm(Norm::Linf) => p.linf.clone(),
+        Distance::Norm(Norm::L2) => p.l2.clone(),
+        Distance::Norm(Norm::L1) => p.l1.clone(),
+    };
+    let mut found: Vec<f64> = measured.into_iter().zip(&p.success).filter(|(_, success)| **success).map(|(d, _)| d).collect();
+    found.sort_by(f64::total_cmp);
+    let (n, name) = (found.len(), outcome.goal.distance().name());
+    if n == 0 {
+        return format!("no image broken, {} NaN", outcome.non_finite);
+    }
+    let middle = 0.5 * (found[(n - 1) / 2] + found[n / 2]);
+    let mean = found.iter().sum::<f64>() / n as f64;
+    let largest = found[n - 1];
+    format!(
+        "{name} distance of {n} broken images: median {middle:.6}, mean {mean:.6}, largest {largest:.6}, {} NaN",
+        outcome.non_finite
+    )
+}
+
+fn length_text(distance: Distance, length: f64) -> String {
+    match distance {
+        Distance::Norm(norm) => radius_text(norm, length),
+        Distance::L0 => length.to_string(),
+    }
 }
 
 /// Every parameter with its name, lengths as people write them.
@@ -100,7 +133,7 @@ fn parameters(outcome: &Outcome) -> String {
     let parameters = outcome.parameters.iter().filter(|(key, _)| *key != "name");
     let text = |(key, value): (&String, &Value)| {
         let value = match value {
-            Value::Number(n) if n.is_f64() => radius_text(outcome.threat.norm, n.as_f64().unwrap_or(f64::NAN)),
+            Value::Number(n) if n.is_f64() => length_text(outcome.goal.distance(), n.as_f64().unwrap_or(f64::NAN)),
             Value::String(s) => s.clone(),
             other => other.to_string(),
         };

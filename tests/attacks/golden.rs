@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use libtest_mimic::Trial;
 use petard::attack::{self, Start};
 use petard::data::Options;
-use petard::{Classifier, Dataset, Device, Hooks, Job, Model, Norm, Outcome, Pgd, ThreatModel};
+use petard::{Classifier, Dataset, Device, Given, Hooks, Job, Model, Norm, Outcome, Pgd, ThreatModel};
 use serde_json::Value;
 
 use super::write_images;
@@ -72,8 +72,8 @@ fn ten_lines(weights: &Path, spec: &str) -> petard::Result<()> {
     let device = Device::open("auto", &Default::default())?;
     let model = Model::load("resnet20-cifar10", Some(weights))?;
     let images = Dataset::open(spec, &Options { limit: Some(256), ..Default::default() })?;
-    let job = Job { attack: Pgd::fgsm(ThreatModel::linf(8.0 / 255.0)), batch: 64, seed: 0, exact: false };
-    let outcome = attack::run(&device, &model, &images, &job, None, Hooks::default())?;
+    let job = Job::new(Pgd::fgsm(ThreatModel::linf(8.0 / 255.0)), 64);
+    let outcome = attack::run(&device, &model, &images, &job, &Given::default(), Hooks::default())?;
     assert_eq!(format!("{:.2}", 100.0 * outcome.clean_accuracy()), "85.16");
     assert!((9..=13).contains(&outcome.robust), "{} of 256 robust, PyTorch has 11", outcome.robust);
     Ok(())
@@ -129,8 +129,9 @@ fn described(entry: &Value, name: &str) -> Pgd {
 fn run(weights: &Path, card: &str, images: &Path, n: usize, attack: Pgd, starts: Option<&Dataset>) -> Outcome {
     let device = Device::open("cpu", &Default::default()).expect("the CPU is there");
     let model = Model::load(card, Some(weights)).expect("the checkpoint loads");
-    let job = Job { attack, batch: 64, seed: 0, exact: false };
-    attack::run(&device, &model, &first_images(images, n), &job, starts, Hooks::default()).expect("the attack runs")
+    let job = Job::new(attack, 64);
+    attack::run(&device, &model, &first_images(images, n), &job, &Given { starts, ..Given::default() }, Hooks::default())
+        .expect("the attack runs")
 }
 
 fn first_images(images: &Path, n: usize) -> Dataset {

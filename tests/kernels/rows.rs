@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
         cases.extend([fooled(classes, false), fooled(classes, true)]);
     }
     for elems in [1, 7, 16, 33, 300] {
-        cases.extend([select(elems), status(elems)]);
+        cases.extend([select(elems), status(elems), column(elems, elems / 2)]);
     }
     cases
 }
@@ -78,6 +78,13 @@ fn select(elems: usize) -> Case {
     let flag = row(&mut g, "flag", DType::F32);
     let y = g.push(Op::SelectRows, &[flag, a, b]);
     case(format!("select.{elems}"), g, y)
+}
+
+fn column(len: usize, index: usize) -> Case {
+    let mut g = Graph::new();
+    let state = g.input("state", Shape::per_image(&[len]), DType::F32);
+    let y = g.push(Op::Column { index }, &[state]);
+    case(format!("column.{len}.{index}"), g, y)
 }
 
 fn status(elems: usize) -> Case {

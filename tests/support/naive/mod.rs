@@ -148,6 +148,7 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::Greater => args[0].zip(&args[1], |a, b| f64::from(a > b)),
         Op::MaxRows => args[0].zip(&args[1], f64::max),
         Op::SelectRows => rows::select(&args[0], &args[1], &args[2]),
+        Op::Column { index } => args[0].images().map(|row| row[*index]).collect(),
         Op::GradStatus => rows::grad_status(&args[0]),
         Op::PgdStep { norm } => rows::pgd_step(args, *norm),
 
