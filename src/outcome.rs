@@ -1,22 +1,31 @@
 //! What every attack returns: per image what became of it, the sums, and what casts doubt on them.
 //! Must not know how an attack works, nor how a report looks.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::threat::Goal;
 
 /// Something that makes a number less certain than it looks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     /// Stable name for programs, such as `zero-gradient`.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// A sentence for people.
     pub message: String,
 }
 
+impl Doubt {
+    /// A doubt by its stable name, with a sentence for people.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Doubt { code: Cow::Borrowed(code), message: message.into() }
+    }
+}
+
 /// Per-image results, one entry an image in the order of the data.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PerImage {
     /// Position of the image in its split.
     pub index: Vec<u32>,
@@ -44,10 +53,60 @@ pub struct PerImage {
     pub backwards: Vec<u64>,
     /// Which of the attacks tried reached the goal first; null where none did.
     pub by: Vec<Option<usize>>,
+    /// The class aimed at; null for an untargeted attack.
+    pub target: Vec<Option<i32>>,
+    /// What was met on the way: the sum of the bits of [`Met`].
+    pub met: Vec<u16>,
+}
+
+impl PerImage {
+    /// Whether image `i` met `what`.
+    pub fn met(&self, i: usize, what: Met) -> bool {
+        self.met[i] & what as u16 != 0
+    }
+    /// Whether the model is right on clean image `i`.
+    pub fn right(&self, i: usize) -> bool {
+        self.label[i] >= 0 && self.clean_prediction[i] == self.label[i]
+    }
+}
+
+/// What an image can meet that casts doubt on its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Met {
+    /// An attack met a gradient of exactly zero while it had not reached its goal.
+    ZeroGradient = 1,
+    /// An attack met a gradient with NaN or infinity.
+    BadGradient = 2,
+    /// A loss ended no higher than it started, and the goal was not reached.
+    NotAboveStart = 4,
+    /// A point that an attack returned was not allowed.
+    Outside = 8,
+    /// Logits of the clean image with NaN or infinity.
+    NanLogits = 16,
+    /// Logits of the clean image that look like probabilities.
+    LikeProbabilities = 32,
+    /// Two runs on the clean image gave different logits.
+    Differs = 64,
+    /// A NaN or infinity in the image that is returned.
+    NonFinite = 128,
+}
+
+/// Returned images on the 256 levels of picture files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rounded {
+    /// Pictures written.
+    pub images: usize,
+    /// Those that the model classifies right.
+    pub right: usize,
+    /// Those whose attack was undone by rounding.
+    pub undone: usize,
+    /// Those that no rounding keeps in the threat model: their originals lie between levels.
+    pub outside: usize,
 }
 
 /// What was spent on an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     /// Forward passes.
     pub forwards: u64,
@@ -70,7 +129,7 @@ impl std::ops::AddAssign for Cost {
 }
 
 /// What one of several attacks did.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// Name of the attack.
     pub name: String,
@@ -115,6 +174,8 @@ pub struct Outcome {
     pub max_distance: f64,
     /// Returned images with a NaN or infinite value.
     pub non_finite: usize,
+    /// Images whose fate, or part of it, comes from the journal of an earlier run.
+    pub resumed: usize,
     /// Seconds for clean pass, attack and check, without loading and compiling.
     pub seconds: f64,
     /// Seconds of the attack's own steps.
@@ -123,6 +184,8 @@ pub struct Outcome {
     pub image_steps: u64,
     /// Forward passes and input gradients of the attacks, without clean pass and verdict.
     pub cost: Cost,
+    /// What became of the images as picture files, where such were written.
+    pub rounded: Option<Rounded>,
     /// What casts doubt on the numbers.
     pub doubts: Vec<Doubt>,
     /// Each image's fate.
@@ -130,6 +193,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Fills in what stands after each attack, once all images are written down.
+    pub(crate) fn count_standing(&mut self) {
+        let mut left = self.clean_correct;
+        for member in &mut self.members {
+            left -= member.broken;
+            member.standing = left;
+        }
+    }
     /// Share of images right before the attack.
     pub fn clean_accuracy(&self) -> f64 {
         self.clean_correct as f64 / self.images.max(1) as f64

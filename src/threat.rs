@@ -3,8 +3,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A distance between images, over all values of an image in [0,1] units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Norm {
     /// Largest absolute difference.
     Linf,
@@ -48,7 +51,7 @@ impl fmt::Display for Norm {
 }
 
 /// The images that an attacker may use: those within `eps` of the original whose values all lie in [0,1].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ThreatModel {
     /// The distance.
     pub norm: Norm,
@@ -111,7 +114,8 @@ impl ThreatModel {
 }
 
 /// A distance by which attacks that look for the nearest adversarial image measure what they found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Distance {
     /// How many values differ.
     L0,
@@ -143,7 +147,8 @@ pub fn changed(x0: &[f32], x: &[f32]) -> usize {
 }
 
 /// What an attack is after.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Goal {
     /// Any adversarial image of a threat model.
     Within(ThreatModel),

@@ -1,6 +1,7 @@
 //! Attacks: stored PyTorch results, and what must hold for any model and seed.
 
 mod golden;
+mod journal;
 mod losses;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub fn trials() -> Vec<Trial> {
         trial("attacks::no_weight_gradient", no_weight_gradient),
     ];
     all.extend(golden::trials());
+    all.extend(journal::trials());
     all.extend(losses::trials());
     all
 }
@@ -429,14 +431,14 @@ fn refusals() {
 
 fn doubts() {
     let set = data(16, 0);
-    let codes = |j: &Job| run(j, &set).doubts.iter().map(|d| d.code).collect::<Vec<_>>();
+    let codes = |j: &Job| run(j, &set).doubts.iter().map(|d| d.code.to_string()).collect::<Vec<String>>();
     let plain = codes(&job(pgd(Norm::Linf, 8)));
-    assert!(plain.contains(&"labels-predicted"), "{plain:?}");
-    assert!(!plain.contains(&"zero-gradient") && !plain.contains(&"cannot-reach-eps"), "{plain:?}");
+    assert!(plain.contains(&"labels-predicted".into()), "{plain:?}");
+    assert!(!plain.contains(&"zero-gradient".into()) && !plain.contains(&"cannot-reach-eps".into()), "{plain:?}");
     let short = codes(&job(Pgd { start: Start::Clean, ..pgd(Norm::Linf, 2) }));
-    assert!(short.contains(&"cannot-reach-eps"), "{short:?}");
+    assert!(short.contains(&"cannot-reach-eps".into()), "{short:?}");
     let small = codes(&Job { batch: 4, ..job(pgd(Norm::Linf, 2)) });
-    assert!(small.contains(&"small-batch"), "{small:?}");
+    assert!(small.contains(&"small-batch".into()), "{small:?}");
     // Logits a thousand times as large saturate the softmax: its gradient is exactly zero.
     let mut loud = model();
     for name in ["fc.weight", "fc.bias"] {

@@ -5,6 +5,7 @@ mod bad_input;
 mod fixture;
 mod kernel;
 mod memory;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +26,7 @@ const ATTACK_KEYS: &str = "schema model data images clean_accuracy robust_accura
 const INFER_KEYS: &str = "schema model data images clean_accuracy device precision seconds images_per_second per_image";
 
 pub fn trials() -> Vec<Trial> {
-    let help = ["", "attack", "infer", "train", "plan", "models", "devices", "kernel", "completions"];
+    let help = ["", "attack", "infer", "train", "merge", "plan", "models", "devices", "kernel", "completions"];
     let help = help.into_iter().map(|command| {
         let name = if command.is_empty() { "petard" } else { command };
         trial(format!("cli::help.{name}"), move || help_text(command, name))
@@ -49,7 +50,7 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    let others = bad_input::trials().into_iter().chain(kernel::trials()).chain([memory::trial_of_peak()]);
+    let others = bad_input::trials().into_iter().chain(kernel::trials()).chain(scale::trials()).chain([memory::trial_of_peak()]);
     help.chain(own).chain(readme()).chain(others).collect()
 }
 
@@ -85,7 +86,7 @@ fn attack_json() {
     assert_eq!(json["attack"]["alpha"].as_f64(), Some(2.0 / 255.0), "defaults are never scaled");
     let lists = json["per_image"].as_object().expect("an object");
     let names: Vec<&str> = lists.keys().map(String::as_str).collect();
-    let known = "index label clean_prediction prediction robust linf l2 l1 success l0 forwards backwards by";
+    let known = "index label clean_prediction prediction robust linf l2 l1 success l0 forwards backwards by target met";
     assert_eq!(names.join(" "), known);
     assert!(names.iter().all(|n| list(&json, n).len() == 12), "one entry an image");
     assert_eq!(list(&json, "index")[0], 3, "positions in the split");

@@ -1,111 +1,87 @@
-//! What casts doubt on a robust accuracy: collected while a run goes on, said in plain words at its end.
+//! What casts doubt on a robust accuracy: noted for each image while a run goes on, said in plain words at its end.
 //! Must not know how attacks work, only what they returned.
 //! The list follows the flags of AutoAttack (Croce and Hein 2020, <https://arxiv.org/abs/2003.01690>).
 
-use super::{Found, Job};
-use crate::outcome::Doubt;
+use super::Found;
+use crate::outcome::{Doubt, Met, PerImage};
 
-/// Counts over a run.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    standing: usize,
-    zero_gradient: usize,
-    bad_gradient: usize,
-    not_above_start: usize,
-    outside: usize,
-    rows: usize,
-    like_probabilities: usize,
-    nan_logits: usize,
-    differing_runs: usize,
+/// Looks at the logits of a clean image: bits of [`Met`].
+pub(super) fn of_logits(z: &[f32]) -> u16 {
+    let sum: f32 = z.iter().sum();
+    let like = z.iter().all(|v| (0.0..=1.0).contains(v)) && (sum - 1.0).abs() < 1e-5;
+    let nan = z.iter().any(|v| !v.is_finite());
+    (if like { Met::LikeProbabilities as u16 } else { 0 }) | (if nan { Met::NanLogits as u16 } else { 0 })
 }
 
-impl Tally {
-    /// Looks at clean logits.
-    pub(super) fn look_at(&mut self, logits: &[f32], classes: usize) {
-        for z in logits.chunks_exact(classes) {
-            self.rows += 1;
-            let sum: f32 = z.iter().sum();
-            let inside = z.iter().all(|v| (0.0..=1.0).contains(v));
-            self.like_probabilities += usize::from(inside && (sum - 1.0).abs() < 1e-5);
-            self.nan_logits += usize::from(z.iter().any(|v| !v.is_finite()));
-        }
-    }
+/// Looks at what one restart returned for one image: bits of [`Met`].
+pub(super) fn of_found(found: &Found, inside: bool, reached: bool) -> u16 {
+    let mut met = 0;
+    let mut note = |is: bool, what: Met| met |= if is { what as u16 } else { 0 };
+    note(!inside, Met::Outside);
+    note(found.status == 2, Met::BadGradient);
+    // A confident success has no gradient left; only an image that still stands is suspicious without one.
+    note(!reached && found.status == 1, Met::ZeroGradient);
+    let flat = found.climbed.is_some_and(|(first, last)| last <= first || last.is_nan());
+    note(!reached && flat, Met::NotAboveStart);
+    met
+}
 
-    /// Compares two runs on the same images, bit for bit.
-    pub(super) fn compare_runs(&mut self, a: &[f32], b: &[f32]) {
-        assert_eq!(a.len(), b.len(), "two runs on the same images");
-        self.differing_runs += a.iter().zip(b).filter(|(x, y)| x.to_bits() != y.to_bits()).count();
-    }
+/// The doubts that follow from what the images of a run met.
+pub fn doubts(p: &PerImage, labelled: bool) -> Vec<Doubt> {
+    let images = 0..p.index.len();
+    let count = |what: Met| images.clone().filter(|&i| p.met(i, what)).count();
+    let stands = |i: &usize| p.right(*i) && !p.success[*i] && p.target[*i] != Some(p.label[*i]);
+    let standing = images.clone().filter(stands).count();
+    let still = |what: Met| images.clone().filter(stands).filter(|&i| p.met(i, what)).count();
+    let mut out = Vec::new();
+    let mut say = |n: usize, code, message: String| {
+        if n > 0 {
+            out.push(Doubt::new(code, message));
+        }
+    };
+    say(
+        usize::from(!labelled),
+        "labels-predicted",
+        "the images have no labels: the model's own predictions are the labels, so clean accuracy says nothing".into(),
+    );
+    let n = count(Met::NanLogits);
+    say(n, "nan-logits", format!("{n} clean images give NaN or infinite logits; they count as wrong"));
+    say(
+        usize::from(!images.is_empty() && count(Met::LikeProbabilities) == images.len()),
+        "probabilities",
+        "the outputs look like probabilities, not logits: a softmax inside the model hides its gradient".into(),
+    );
+    let n = count(Met::Differs);
+    say(n, "nondeterministic", format!("the logits of {n} images differ between two runs on the same images"));
+    let n = still(Met::ZeroGradient);
+    say(
+        n,
+        "zero-gradient",
+        format!(
+            "{n} of {standing} unbroken images met a gradient of exactly zero: a sign of masked gradients; try `--loss dlr` or `--loss margin`"
+        ),
+    );
+    let n = count(Met::BadGradient);
+    say(n, "nan-gradient", format!("{n} images met a gradient with NaN or infinity"));
+    let n = still(Met::NotAboveStart);
+    say(
+        n,
+        "loss-not-above-start",
+        format!("on {n} of {standing} unbroken images the loss ended no higher than it started: the step may be too large"),
+    );
+    let n = count(Met::Outside);
+    say(n, "outside-threat-model", format!("on {n} images a returned point lay outside the threat model and was not counted"));
+    out
+}
 
-    /// Looks at what one restart returned for one image.
-    pub(super) fn judge(&mut self, found: &Found, inside: bool, reached: bool) {
-        self.outside += usize::from(!inside);
-        self.bad_gradient += usize::from(found.status == 2);
-        if !reached {
-            self.standing += 1;
-            // A confident success has no gradient left; only an image that still stands is suspicious without one.
-            self.zero_gradient += usize::from(found.status == 1);
-            let flat = found.climbed.is_some_and(|(first, last)| last <= first || last.is_nan());
-            self.not_above_start += usize::from(flat);
-        }
-    }
-
-    /// The doubts of a finished run.
-    pub(super) fn doubts(&self, job: &Job, labelled: bool) -> Vec<Doubt> {
-        let mut out = Vec::new();
-        let mut say = |code, message: String| out.push(Doubt { code, message });
-        if !labelled {
-            say(
-                "labels-predicted",
-                "the images have no labels: the model's own predictions are the labels, so clean accuracy says nothing".into(),
-            );
-        }
-        if self.nan_logits > 0 {
-            say("nan-logits", format!("{} clean images give NaN or infinite logits; they count as wrong", self.nan_logits));
-        }
-        if self.rows > 0 && self.like_probabilities == self.rows {
-            say(
-                "probabilities",
-                "the outputs look like probabilities, not logits: a softmax inside the model hides its gradient".into(),
-            );
-        }
-        if self.differing_runs > 0 {
-            say("nondeterministic", format!("{} logits differ between two runs on the same images", self.differing_runs));
-        }
-        if self.zero_gradient > 0 {
-            let (n, s) = (self.zero_gradient, self.standing);
-            say(
-                "zero-gradient",
-                format!(
-                    "{n} of {s} unbroken images met a gradient of exactly zero: a sign of masked gradients; try `--loss dlr` or `--loss margin`"
-                ),
-            );
-        }
-        if self.bad_gradient > 0 {
-            say("nan-gradient", format!("{} images met a gradient with NaN or infinity", self.bad_gradient));
-        }
-        if self.not_above_start > 0 {
-            let (n, s) = (self.not_above_start, self.standing);
-            say(
-                "loss-not-above-start",
-                format!("on {n} of {s} unbroken images the loss ended no higher than it started: the step may be too large"),
-            );
-        }
-        if self.outside > 0 {
-            say(
-                "outside-threat-model",
-                format!("{} returned points lay outside the threat model and were not counted", self.outside),
-            );
-        }
-        if job.batch < 8 {
-            say("small-batch", "below a batch of 8 results may differ in the last bits from those of larger batches".into());
-        }
-        out
-    }
+/// Few images in a batch change how some layers compute.
+pub(super) fn small(batch: usize) -> Option<Doubt> {
+    let message = "below a batch of 8 results may differ in the last bits from those of larger batches";
+    (batch < 8).then(|| Doubt::new("small-batch", message))
 }
 
 /// The device had no room for batches of the size asked for.
 pub(super) fn halved(asked: usize, used: usize) -> Doubt {
     let message = format!("out of memory with batches of {asked}: went on with {used}");
-    Doubt { code: "batch-halved", message }
+    Doubt::new("batch-halved", message)
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::place::same_kind;
-use super::{Attack, Target};
+use super::{Attack, Journal, Target};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::session::Model;
@@ -70,6 +70,10 @@ pub struct Progress {
 pub struct Returned<'a> {
     /// NCHW values in [0,1], one image after the other.
     pub adversarial: &'a [f32],
+    /// The clean images in the same form.
+    pub clean: &'a [f32],
+    /// What each image may be changed by; infinite where the nearest point is wanted.
+    pub eps: &'a [f64],
     /// Position in the split.
     pub index: &'a [u32],
     /// The labels judged by.
@@ -85,6 +89,8 @@ pub struct Hooks<'a> {
     pub progress: Option<Box<dyn FnMut(Progress) + 'a>>,
     /// Called with every returned image, in order. Its error ends the run.
     pub returned: Option<ReturnedHook<'a>>,
+    /// Keeps what is found from round to round, and gives it back to a run that goes on.
+    pub journal: Option<&'a mut Journal>,
     /// Asked between steps; `true` ends the run with [`Error::Interrupted`].
     pub stop: Option<Box<dyn Fn() -> bool + 'a>>,
 }
@@ -120,16 +126,16 @@ pub(super) fn check_job(model: &Model, data: &Dataset, job: &Job, given: &Given)
     fits(model, data, "images")?;
     if let Some(s) = given.starts {
         fits(model, s, "starting images")?;
-        as_many(s.len(), data.len(), "starting image")?;
+        as_many(s.len(), data.len(), "starting images")?;
     }
     if let Some(radii) = given.radii {
-        as_many(radii.len(), data.len(), "radius")?;
+        as_many(radii.len(), data.len(), "radii")?;
         if let Some((i, r)) = radii.iter().enumerate().find(|(_, r)| !(r.is_finite() && **r >= 0.0)) {
             return Err(Error::input(format!("the radius of image {i} is {r}, it must be 0 or more")));
         }
     }
     if let Some(targets) = given.targets {
-        as_many(targets.len(), data.len(), "target")?;
+        as_many(targets.len(), data.len(), "targets")?;
         if let Some((i, t)) = targets.iter().enumerate().find(|(_, t)| !(0..model.card.classes as i32).contains(t)) {
             return Err(Error::input(format!("the target of image {i} is {t}, the model has {} classes", model.card.classes)));
         }
@@ -141,8 +147,8 @@ fn as_many(found: usize, images: usize, what: &str) -> Result<()> {
     if found == images {
         return Ok(());
     }
-    Err(Error::input(format!("{found} {what}s for {images} images"))
-        .with_hint(format!("give one {what} for each image, in the same order; `--limit` and `--offset` apply to the images")))
+    Err(Error::input(format!("{found} {what} for {images} images"))
+        .with_hint("give one for each image, in the same order; `--limit` and `--offset` apply to the images"))
 }
 
 fn fits(model: &Model, data: &Dataset, what: &str) -> Result<()> {

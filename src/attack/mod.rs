@@ -4,8 +4,10 @@
 mod check;
 mod choices;
 mod job;
+mod journal;
 mod pgd;
 mod place;
+mod quantise;
 mod rows;
 mod run;
 mod target;
@@ -14,10 +16,13 @@ use std::fmt;
 
 use serde_json::{Map, Value as Json};
 
+pub use check::doubts;
 pub use choices::{AttackLoss, Keep};
 pub use job::{Given, Hooks, Job, Progress, Returned, ReturnedHook};
+pub use journal::Journal;
 pub use pgd::{Pgd, Start, StepValues};
 pub use place::{Net, Place};
+pub use quantise::quantised;
 pub use rows::{Rows, drive};
 pub use run::run;
 pub use target::Target;
@@ -111,8 +116,21 @@ pub struct Case {
     pub broken: bool,
     /// The attack of a job that did, by its place in the list.
     pub by: Option<usize>,
-    /// What was spent on this image.
-    pub cost: Cost,
+    /// What each attack of the job spent on this image.
+    pub costs: Vec<Cost>,
+    /// What it met: the sum of the bits of [`crate::outcome::Met`].
+    pub met: u16,
+    /// Successes by the device's own verdict, and those that the f32 network confirmed.
+    pub claims: [u32; 2],
+    /// Rounds (attacks and restarts) that are behind it.
+    pub rounds: usize,
+}
+
+impl Case {
+    /// What is returned for this image: the best point found, or the image itself.
+    fn returned(&self) -> &[f32] {
+        self.best.as_ref().map_or(&self.x0, |b| &b.x)
+    }
 }
 
 /// A point an attack returned for one image, with the model's class for it.

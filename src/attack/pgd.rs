@@ -211,7 +211,7 @@ impl Attack for Pgd {
 
     fn doubts(&self, classes: usize, given_starts: bool) -> Vec<Doubt> {
         let mut out = Vec::new();
-        let mut say = |code, message: String| out.push(Doubt { code, message });
+        let mut say = |code, message: String| out.push(Doubt::new(code, message));
         let reach = self.alpha * self.steps as f64;
         if self.start == Start::Clean && !given_starts && reach < self.threat.eps * (1.0 - 1e-6) {
             say(

@@ -9,7 +9,7 @@ use super::{Attack, Bound, Candidate, Case, Found, Given, Hooks, Job, Place, Pro
 use crate::data::{Batch, Dataset};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::outcome::{Cost, Member, Outcome, PerImage};
+use crate::outcome::{Cost, Member, Met, Outcome, PerImage};
 use crate::session::{Classifier, Model, argmax};
 use crate::threat::{Goal, Norm, ThreatModel, changed, distance};
 
@@ -29,21 +29,13 @@ pub fn run(device: &Device, model: &Model, data: &Dataset, job: &Job, given: &Gi
     let seats = job.attacks.iter().map(|_| None).collect();
     let classifier = None;
     let outcome = empty_outcome(data, job);
-    let mut run = Run {
-        device,
-        model,
-        classifier,
-        seats,
-        batch,
-        job,
-        given,
-        hooks,
-        total: data.len(),
-        outcome,
-        tally: check::Tally::default(),
-    };
+    let mut run = Run { device, model, classifier, seats, batch, job, given, hooks, total: data.len(), outcome, steps: 0 };
     run.bind(0, batch)?;
-    let rows = window_rows(run.batch, elems);
+    // A journal has a line after each round of a window: smaller ones lose less.
+    let rows = match run.hooks.journal {
+        Some(_) => (4 * run.batch).min(window_rows(run.batch, elems)),
+        None => window_rows(run.batch, elems),
+    };
     let mut start_chunks = given.starts.map(|s| s.chunks(rows));
     for chunk in data.chunks(rows) {
         let begin = match &mut start_chunks {
@@ -59,7 +51,9 @@ pub fn run(device: &Device, model: &Model, data: &Dataset, job: &Job, given: &Gi
     for attack in &job.attacks {
         run.outcome.doubts.extend(attack.doubts(model.card.classes, given.starts.is_some()));
     }
-    run.outcome.doubts.extend(run.tally.doubts(job, data.labelled()));
+    run.outcome.doubts.extend(check::small(job.batch));
+    run.outcome.doubts.extend(check::doubts(&run.outcome.per_image, data.labelled()));
+    run.outcome.count_standing();
     Ok(run.outcome)
 }
 
@@ -96,10 +90,12 @@ fn empty_outcome(data: &Dataset, job: &Job) -> Outcome {
         batch: job.batch,
         max_distance: 0.0,
         non_finite: 0,
+        resumed: 0,
         seconds: 0.0,
         attack_seconds: 0.0,
         image_steps: 0,
         cost: Cost::default(),
+        rounded: None,
         doubts: Vec::new(),
         per_image: PerImage::default(),
     }
@@ -123,8 +119,9 @@ struct Run<'a, 'h> {
     given: &'a Given<'a>,
     hooks: Hooks<'h>,
     total: usize,
+    /// Input gradients so far, for the progress shown.
+    steps: u64,
     outcome: Outcome,
-    tally: check::Tally,
 }
 
 impl Run<'_, '_> {
@@ -173,12 +170,10 @@ impl Run<'_, '_> {
     fn window(&mut self, batch: &Batch, starts: Option<&Batch>) -> Result<()> {
         let begin = Instant::now();
         let mut cases = self.clean_pass(batch, starts)?;
-        for member in 0..self.job.attacks.len() {
-            for restart in 0..self.job.attacks[member].restarts() {
-                self.round(&mut cases, member, restart)?;
-            }
-            let standing = cases.iter().filter(|c| right(c) && !c.broken).count();
-            self.outcome.members[member].standing += standing;
+        self.restore(&mut cases)?;
+        let rounds = |(m, a): (usize, &Arc<dyn Attack>)| (0..a.restarts()).map(move |restart| (m, restart));
+        for (number, (member, restart)) in self.job.attacks.iter().enumerate().flat_map(rounds).enumerate() {
+            self.round(&mut cases, number, member, restart)?;
         }
         self.settle(&cases)?;
         self.outcome.seconds += begin.elapsed().as_secs_f64();
@@ -197,12 +192,8 @@ impl Run<'_, '_> {
         let views: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
         let logits = self.classify(&views)?;
         let classes = self.model.card.classes;
-        self.tally.look_at(&logits, classes);
         let done = self.outcome.per_image.index.len();
-        if done == 0 {
-            let again = self.classify(&views[..views.len().min(self.batch)])?;
-            self.tally.compare_runs(&logits[..again.len()], &again);
-        }
+        let twice = if done == 0 { self.classify(&views[..views.len().min(self.batch)])? } else { Vec::new() };
         let mut cases = Vec::with_capacity(images.len());
         for (i, x0) in images.into_iter().enumerate() {
             let z = &logits[i * classes..][..classes];
@@ -223,23 +214,56 @@ impl Run<'_, '_> {
                 (None, Goal::Nearest(_)) => f64::INFINITY,
             };
             let (start, logits) = (starts.map(|s| pixels(s, i)), z.to_vec());
-            let cost = Cost::default();
-            cases.push(Case { index, label, clean, target, eps, x0, logits, start, best: None, broken: false, by: None, cost });
+            let mut met = check::of_logits(z);
+            let again = twice.get(i * classes..(i + 1) * classes);
+            if again.is_some_and(|again| again.iter().zip(z).any(|(a, b)| a.to_bits() != b.to_bits())) {
+                met |= Met::Differs as u16;
+            }
+            let costs = vec![Cost::default(); self.job.attacks.len()];
+            let fresh = Case {
+                index,
+                label,
+                clean,
+                target,
+                eps,
+                x0,
+                logits,
+                start,
+                best: None,
+                broken: false,
+                by: None,
+                costs,
+                met,
+                claims: [0; 2],
+                rounds: 0,
+            };
+            cases.push(fresh);
         }
         Ok(cases)
     }
 
-    /// One restart of one attack over everything still standing.
-    fn round(&mut self, cases: &mut [Case], member: usize, restart: usize) -> Result<()> {
+    /// Puts back what the journal knows.
+    fn restore(&mut self, cases: &mut [Case]) -> Result<()> {
+        if let Some(journal) = &mut self.hooks.journal {
+            for case in cases {
+                self.outcome.resumed += usize::from(journal.restore(case)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// One restart of one attack, the `number`-th round of all, over everything still standing.
+    fn round(&mut self, cases: &mut [Case], number: usize, member: usize, restart: usize) -> Result<()> {
         let nearest = matches!(self.job.goal(), Goal::Nearest(_));
-        let standing: Vec<usize> = (0..cases.len()).filter(|&i| attackable(&cases[i], nearest)).collect();
+        let due = |c: &Case| attackable(c, nearest) && c.rounds <= number;
+        let standing: Vec<usize> = (0..cases.len()).filter(|&i| due(&cases[i])).collect();
         if standing.is_empty() {
             return Ok(());
         }
         self.bind(member, balanced(standing.len(), self.batch))?;
         let total = self.total;
         let settled = self.outcome.per_image.index.len() + cases.len() - standing.len();
-        let (robust, steps_before) = (self.outcome.robust, self.outcome.image_steps);
+        let (robust, steps_before) = (self.outcome.robust, self.steps);
         let began = Instant::now();
         let found = {
             let refs: Vec<&Case> = standing.iter().map(|&i| &cases[i]).collect();
@@ -264,29 +288,30 @@ impl Run<'_, '_> {
         let classes = self.model.card.classes;
         for (k, (found, &i)) in found.into_iter().zip(&standing).enumerate() {
             let prediction = argmax(&logits[k * classes..][..classes]).map_or(-1, |c| c as i32);
+            self.steps += found.cost.backwards;
             self.judge(&mut cases[i], found, prediction, member);
+            cases[i].rounds = number + 1;
         }
-        Ok(())
+        match &mut self.hooks.journal {
+            Some(journal) => journal.append(standing.iter().map(|&i| &cases[i])),
+            None => Ok(()),
+        }
     }
 
     /// Keeps a point if it counts: allowed, and the goal reached or the loss higher than before; where the nearest point is
     /// wanted, the goal reached nearer than before.
-    fn judge(&mut self, case: &mut Case, found: Found, prediction: i32, member: usize) {
+    fn judge(&self, case: &mut Case, found: Found, prediction: i32, member: usize) {
         let goal = case_goal(self.job.goal(), case);
         let inside = goal.allows(&case.x0, &found.x);
         let reached = inside && goal_reached(case, prediction);
-        self.tally.judge(&found, inside, reached);
-        self.outcome.image_steps += found.cost.backwards;
-        self.outcome.members[member].cost += found.cost;
-        self.outcome.cost += found.cost;
-        case.cost += found.cost;
-        if let (Some((stood, made)), Some(true)) = (&mut self.outcome.confirmed, found.claimed) {
-            *made += 1;
-            *stood += usize::from(reached);
+        case.met |= check::of_found(&found, inside, reached);
+        case.costs[member] += found.cost;
+        if found.claimed == Some(true) {
+            case.claims[0] += 1;
+            case.claims[1] += u32::from(reached);
         }
         if reached && !case.broken {
             (case.broken, case.by) = (true, Some(member));
-            self.outcome.members[member].broken += 1;
         }
         let better = case.best.as_ref().is_none_or(|b| match goal {
             Goal::Within(_) => reached || found.loss > b.loss || b.loss.is_nan(),
@@ -299,23 +324,25 @@ impl Run<'_, '_> {
 
     /// Writes the fates down and hands the images on.
     fn settle(&mut self, cases: &[Case]) -> Result<()> {
-        let mut images = Vec::new();
+        let (mut images, mut clean, mut eps) = (Vec::new(), Vec::new(), Vec::new());
         let begin = self.outcome.per_image.index.len();
         let targeted = self.job.attacks[0].target() != Target::None;
         for case in cases {
             self.write_down(case, targeted);
             if self.hooks.returned.is_some() {
                 images.extend_from_slice(case.returned());
+                clean.extend_from_slice(&case.x0);
+                eps.push(case.eps);
             }
         }
         let p = &self.outcome.per_image;
         if let Some(returned) = &mut self.hooks.returned {
             let (index, label, prediction) = (&p.index[begin..], &p.label[begin..], &p.prediction[begin..]);
-            returned(&Returned { adversarial: &images, index, label, prediction })?;
+            returned(&Returned { adversarial: &images, clean: &clean, eps: &eps, index, label, prediction })?;
         }
         if let Some(progress) = &mut self.hooks.progress {
             let (done, robust) = (p.index.len(), self.outcome.robust);
-            progress(Progress { done, total: self.total, robust, image_steps: self.outcome.image_steps });
+            progress(Progress { done, total: self.total, robust, image_steps: self.steps });
         }
         Ok(())
     }
@@ -336,7 +363,22 @@ impl Run<'_, '_> {
             *tried += usize::from(aimed);
         }
         out.max_distance = out.max_distance.max(out.goal.distance().between(&case.x0, x));
-        out.non_finite += usize::from(x.iter().any(|v| !v.is_finite()));
+        let bad = x.iter().any(|v| !v.is_finite());
+        out.non_finite += usize::from(bad);
+        let mut cost = Cost::default();
+        for (member, &spent) in out.members.iter_mut().zip(&case.costs) {
+            member.cost += spent;
+            cost += spent;
+        }
+        out.cost += cost;
+        out.image_steps += cost.backwards;
+        if let Some(member) = case.by {
+            out.members[member].broken += 1;
+        }
+        if let Some((stood, made)) = &mut out.confirmed {
+            *made += case.claims[0] as usize;
+            *stood += case.claims[1] as usize;
+        }
         let p = &mut out.per_image;
         p.index.push(case.index);
         p.label.push(case.label);
@@ -348,16 +390,11 @@ impl Run<'_, '_> {
         p.l1.push(l1);
         p.success.push(case.broken);
         p.l0.push(changed(&case.x0, x));
-        p.forwards.push(case.cost.forwards);
-        p.backwards.push(case.cost.backwards);
+        p.forwards.push(cost.forwards);
+        p.backwards.push(cost.backwards);
         p.by.push(case.by);
-    }
-}
-
-impl Case {
-    /// What is returned for this image: the best point found, or the image itself.
-    fn returned(&self) -> &[f32] {
-        self.best.as_ref().map_or(&self.x0, |b| &b.x)
+        p.target.push(case.target);
+        p.met.push(case.met | if bad { Met::NonFinite as u16 } else { 0 });
     }
 }
 

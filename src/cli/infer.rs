@@ -75,6 +75,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         batch,
         exact: true,
         seed: 0,
+        shard: None,
+        saved: None,
         repeat: words.join(" "),
     };
     json.write(&report::infer_text(&facts, &inference), || report::infer_json(&facts, &inference))?;

@@ -8,11 +8,14 @@ mod complete;
 mod devices;
 mod infer;
 mod kernel;
+mod merge;
 mod models;
 mod options;
 mod output;
 mod plan;
 mod progress;
+mod results;
+mod run_args;
 mod stop;
 mod train;
 mod value;
@@ -53,6 +56,7 @@ enum Command {
     Attack(Box<attack::Args>),
     Infer(infer::Args),
     Train(Box<train::Args>),
+    Merge(merge::Args),
     Plan(plan::Args),
     Models(models::Args),
     Devices(devices::Args),
@@ -70,6 +74,7 @@ impl Cli {
             Command::Attack(args) => attack::run(&args),
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
+            Command::Merge(args) => merge::run(&args),
             Command::Plan(args) => plan::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Devices(args) => devices::run(&args),

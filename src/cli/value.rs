@@ -1,6 +1,9 @@
 //! What can be typed as a value: radii with fractions, shares with a percent sign, names with their other names.
 //! Must not know which command takes them.
 
+use std::fmt;
+use std::ops::Range;
+
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
@@ -60,6 +63,40 @@ pub fn share(option: &str, text: &str) -> Result<f64> {
     Err(if percent { error.with_hint(format!("with a percent sign it would be one: `{option} {number}%`")) } else { error })
 }
 
+/// One of several equal parts of a set, by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which, from 0.
+    pub part: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+impl Shard {
+    /// Its images among `images`: neighbours, and as many in every shard, give or take one.
+    pub fn range(self, images: usize) -> Range<usize> {
+        self.part * images / self.of..(self.part + 1) * images / self.of
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.part, self.of)
+    }
+}
+
+/// `I/N` with I from 0 to N - 1.
+///
+/// # Errors
+/// What may be written, for the argument parser to print.
+pub fn shard(text: &str) -> std::result::Result<Shard, String> {
+    let (part, of) = text.split_once('/').unwrap_or_default();
+    match (part.trim().parse(), of.trim().parse()) {
+        (Ok(part), Ok(of)) if part < of => Ok(Shard { part, of }),
+        _ => Err("write `I/N` with I from 0 to N - 1, such as `0/4` for the first of four".into()),
+    }
+}
+
 /// A number from 1 up.
 ///
 /// # Errors
@@ -68,7 +105,7 @@ pub fn count(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "write a whole number from 1 up".into())
 }
 
-/// The aim of an attack: `none`, `next`, `least-likely`, `random` or the number of a class.
+/// The aim of an attack: `none`, `next`, `least-likely`, `random`, `given` or the number of a class.
 ///
 /// # Errors
 /// What may be written, for the argument parser to print.
@@ -78,10 +115,10 @@ pub fn target(text: &str) -> std::result::Result<Target, String> {
         "next" => Ok(Target::Next),
         "least-likely" => Ok(Target::LeastLikely),
         "random" => Ok(Target::Random),
-        class => class
-            .parse()
-            .map(Target::Class)
-            .map_err(|_| "write `none`, `next`, `least-likely`, `random` or the number of a class".into()),
+        "given" => Ok(Target::Given),
+        class => class.parse().map(Target::Class).map_err(|_| {
+            "write `none`, `next`, `least-likely`, `random`, `given` (with `--targets-file`) or the number of a class".into()
+        }),
     }
 }
 

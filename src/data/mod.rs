@@ -144,6 +144,13 @@ impl Dataset {
         &self.class_names
     }
 
+    /// The images `range` alone (0 is the first one of this set). Panics where `range` is empty or leaves the set.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start < range.end && range.end <= self.len(), "images {range:?} of a set of {}", self.len());
+        Dataset { rows: self.rows.start + range.start..self.rows.start + range.end, ..self.clone() }
+    }
+
     /// Reads the images `range` (0 is the first one after `offset`). Panics where `range` leaves the set.
     pub fn read(&self, range: Range<usize>) -> Result<Batch> {
         assert!(range.start <= range.end && range.end <= self.len(), "images {range:?} of a set of {}", self.len());

@@ -9,7 +9,7 @@ use crate::outcome::Outcome;
 /// The object of an attack. Keys after `per_image` may grow in number; those before it never change.
 pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
     let targeted = outcome.targeted.map(|(hit, tried)| share(hit, tried));
-    object(json!({
+    let mut report = json!({
         "schema": "petard.attack/1",
         "model": facts.model,
         "data": facts.data,
@@ -39,7 +39,19 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "forwards": outcome.cost.forwards,
         "backwards": outcome.cost.backwards,
         "members": outcome.members,
-    }))
+        "shard": facts.shard.map(|[part, of]| json!({"part": part, "of": of})),
+        "goal": outcome.goal,
+        "input": facts.input,
+        "saved": facts.saved,
+        "resumed": outcome.resumed,
+        "rounded": outcome.rounded,
+        "attack_seconds": outcome.attack_seconds,
+        "targeted": outcome.targeted.map(|(hit, tried)| json!({"hit": hit, "tried": tried})),
+    });
+    let Value::Object(keys) = &mut report else { unreachable!("written as an object") };
+    // Where a run used one card and no shard these say nothing.
+    keys.retain(|key, value| !(value.is_null() && matches!(key.as_str(), "shard" | "saved" | "rounded" | "targeted")));
+    object(report)
 }
 
 /// The object of an inference; `clean_accuracy` is null without labels.

@@ -8,7 +8,7 @@ pub use json::{attack_json, infer_json};
 pub use text::{attack_text, bytes_text, infer_text, radius_text};
 
 /// What a run was asked, beside the parameters of an attack.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
     /// Name of the model's card.
     pub model: String,
@@ -30,6 +30,10 @@ pub struct Facts {
     pub exact: bool,
     /// Seed of everything random.
     pub seed: u64,
+    /// Which part of the images, and of how many, where several processes share them.
+    pub shard: Option<[usize; 2]>,
+    /// Where the returned images were saved, as it was typed.
+    pub saved: Option<String>,
     /// The command that gives the same numbers.
     pub repeat: String,
 }

@@ -19,12 +19,22 @@ pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
     if let Some((stood, made)) = outcome.confirmed {
         lines.push(line("confirmed", &columns(&format!("{stood} of {made} in f32"), &format!("{} did not stand", made - stood))));
     }
+    if let Some(r) = &outcome.rounded {
+        let rest = format!("as pictures of 256 levels; {} attacks undone, {} outside", r.undone, r.outside);
+        lines.push(line("rounded", &columns(&accuracy(r.right, r.images), &rest)));
+    }
     let (forwards, backwards) = (outcome.cost.forwards, outcome.cost.backwards);
     lines.push(line("spent", &format!("{forwards} forward passes, {backwards} input gradients")));
     let speed = format!("{:.0} image-steps/s, {}", outcome.image_steps_per_second(), seconds(outcome.seconds));
     lines.push(device(facts, &speed));
     let doubts: Vec<String> = outcome.doubts.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();
     lines.push(line("doubts", &if doubts.is_empty() { "none".into() } else { doubts.join(&format!("\n{:10}", "")) }));
+    if outcome.resumed > 0 {
+        lines.push(line("resumed", &format!("{} images known from the journal of an earlier run", outcome.resumed)));
+    }
+    if let Some([part, of]) = facts.shard {
+        lines.push(line("shard", &format!("{part} of {of}, from 0: `petard merge` joins them")));
+    }
     lines.push(line("seed", &facts.seed.to_string()));
     lines.push(line("repeat", &facts.repeat));
     lines.join("\n") + "\n"

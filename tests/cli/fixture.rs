@@ -108,9 +108,13 @@ impl Fixture {
     }
     /// Twelve random images without labels.
     pub fn unlabelled(&self, name: &str) {
+        self.unlabelled_of(name, 12);
+    }
+    /// `n` random images of 256 levels without labels: the model's own predictions are, so all of them are attacked.
+    pub fn unlabelled_of(&self, name: &str, n: usize) {
         let mut rng = Rng::new(11);
-        let pixels: Vec<f32> = (0..12 * 3072).map(|_| rng.unit() as f32).collect();
-        save(self, name, &BTreeMap::from([("x".to_string(), (vec![12, 3, 32, 32], pixels))]));
+        let pixels: Vec<f32> = (0..n * 3072).map(|_| (rng.unit() * 255.0).round() as f32 / 255.0).collect();
+        save(self, name, &BTreeMap::from([("x".to_string(), (vec![n, 3, 32, 32], pixels))]));
     }
 }
 
