@@ -11,6 +11,8 @@ mod gemm;
 mod layout;
 #[path = "ops/loss.rs"]
 mod loss;
+#[path = "ops/lrn.rs"]
+mod lrn;
 mod meter;
 #[path = "../tests/support/naive/mod.rs"]
 mod naive;
@@ -41,7 +43,7 @@ use work::{Roof, copy_bandwidth};
 /// Gives the ops of a stem their name and shape.
 type Describe = fn(&Site) -> Option<(&'static str, String)>;
 
-const STEMS: [Describe; 8] = [
+const STEMS: [Describe; 9] = [
     conv::describe,
     gemm::describe,
     norm::describe,
@@ -50,6 +52,7 @@ const STEMS: [Describe; 8] = [
     loss::describe,
     pgd::describe,
     layout::describe,
+    lrn::describe,
 ];
 
 const SAMPLES: usize = 10;

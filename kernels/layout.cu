@@ -2,10 +2,12 @@
 //
 //   computes   layout_gather: y[n, i, j, k] = x[n, i', j', k - SHIFT], 0 where x has no such place; i' = i * STRIDE, or
 //              i / STRIDE where that is whole (P_UP); j' alike
+//              layout_window: y[n, i, j] = x[n, i + FROM_I, j + FROM_J], FILL where x has no such place
 //              layout_transpose: y[n, j, i] = x[n, i, j]
 //   shapes     layout_gather: x : [N, SOURCE_H, SOURCE_W, SOURCE_C] in X, y : [N, H, W, C] in Y, its pixels PITCH apart
+//              layout_window: x : [N, SOURCE_H, SOURCE_W, C] in X, y : [N, H, W, C] in Y
 //              layout_transpose: x : [N, ROWS, COLS] in X, y : [N, COLS, ROWS] in Y
-//   launch     layout_gather: one thread for V channels of a pixel: grid (ceil(TOTAL / 256)), block 256
+//   launch     layout_gather, layout_window: one thread for V channels of a pixel: grid (ceil(TOTAL / 256)), block 256
 //              layout_transpose: one block a square of 32: grid (N * ceil(ROWS / 32), ceil(COLS / 32)), block 256
 //   constants  P_V 8 where C, PITCH, SHIFT and SOURCE_C are multiples of it, else 1;  P_X, P_Y storage;  P_UP 0 or 1
 //   limits     TOTAL < 2^31
@@ -35,6 +37,22 @@ void layout_gather(const X* __restrict__ x, Y* __restrict__ y, int total, int gr
         load_group(x + (((i64)(row / h) * source_h + from_i) * source_w + from_j) * source_c + from_k, v);
     }
     store_group(y + pixel * pitch + k, v);
+}
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void layout_window(const X* __restrict__ x, Y* __restrict__ y, int total, int groups, int h, int w, int source_h, int source_w,
+                   int from_i, int from_j, float fill) {
+    const u32 at = blockIdx.x * THREADS + threadIdx.x;
+    if (at >= total) return;
+    const u32 pixel = at / groups, row = pixel / w;
+    const int i = (int)(row % h) + from_i, j = (int)(pixel % w) + from_j, k = (int)(at % groups) * V;
+    float v[V];
+#pragma unroll
+    for (int e = 0; e < V; e++) v[e] = fill;
+    if (i >= 0 && i < source_h && j >= 0 && j < source_w) {
+        load_group(x + (((i64)(row / h) * source_h + i) * source_w + j) * groups * V + k, v);
+    }
+    store_group(y + (i64)at * V, v);
 }
 
 extern "C" __global__ __launch_bounds__(THREADS)

@@ -96,6 +96,22 @@ const CASES: &[(&str, Build)] = &[
         let x = image(g, [5, 4, 2]);
         g.push(Op::SubsamplePad { stride: 2, before: 1, after: 3 }, &[x])
     }),
+    ("window.pad", |g| {
+        let x = image(g, [3, 2, 2]);
+        g.window(x, [-1, -2], [5, 5], 0.5)
+    }),
+    ("window.shift", |g| {
+        let x = image(g, [4, 3, 2]);
+        g.window(x, [1, 1], [4, 3], 0.0)
+    }),
+    ("response_norm.odd", |g| {
+        let x = image(g, [2, 2, 6]);
+        g.local_response_norm(x, 3, 0.7, 0.75, 1.3)
+    }),
+    ("response_norm.even", |g| {
+        let x = image(g, [2, 1, 5]);
+        g.local_response_norm(x, 4, 0.7, 1.5, 0.9)
+    }),
     ("flatten", |g| {
         let x = image(g, [3, 2, 4]);
         let flat = g.flatten(x);

@@ -10,6 +10,7 @@ mod gemm;
 mod halves;
 mod layout;
 mod loss;
+mod lrn;
 mod norm;
 mod optim;
 mod pgd;
@@ -97,7 +98,14 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = halves::trials();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
+    for case in stems
+        .into_iter()
+        .flat_map(|cases| cases())
+        .chain(lrn::cases())
+        .chain(dropout::cases())
+        .chain(optim::cases())
+        .chain(rows::cases())
+    {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {

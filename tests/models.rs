@@ -32,9 +32,42 @@ const COUNTS: [(&str, usize); 14] = [
     ("vgg11-cifar10", 9_225_610),
 ];
 
+/// Published sizes of networks for large images: parameters, and multiply-adds as the public code counts them (torchvision's
+/// table, rounded to a million; timm's convolutions and linear layers, counted; the papers for the rest, rounded as there).
+const SIZES: [(&str, usize, f64); 25] = [
+    ("alexnet", 61_100_840, 714e6),
+    ("alexnet-original", 60_965_224, 724e6),
+    ("vgg16", 138_357_544, 15_470e6),
+    ("vgg19", 143_667_240, 19_632e6),
+    ("vgg16_bn", 138_365_992, 15_470e6),
+    ("vgg19_bn", 143_678_248, 19_632e6),
+    ("googlenet", 6_624_904, 1498e6),
+    ("bninception", 11_295_240, 2030e6),
+    ("inception_v3", 27_161_264 - 3_326_696, 5713e6),
+    ("inception_v4", 42_679_816, 12_253_974_624.0),
+    ("inception_resnet_v2", 55_843_464, 13_155_794_016.0),
+    ("resnet50", 25_557_032, 4089e6),
+    ("resnet101", 44_549_160, 7801e6),
+    ("resnet152", 60_192_808, 11_514e6),
+    ("resnetv2_50", 25_549_352, 4_089_184_256.0),
+    ("mobilenetv1_025", 470_072, 41e6),
+    ("mobilenetv1_050", 1_331_592, 149e6),
+    ("mobilenetv1_100", 4_231_976, 568_740_352.0),
+    ("mobilenet_v2", 3_504_872, 301e6),
+    ("densenet121", 7_978_856, 2834e6),
+    ("densenet161", 28_681_000, 7728e6),
+    ("densenet169", 14_149_480, 3360e6),
+    ("densenet201", 20_013_928, 4291e6),
+    ("resnext50_32x4d", 25_028_904, 4230e6),
+    ("nasnetalarge", 88_753_150, 23_783_414_658.0),
+];
+
 /// Every trial of this file.
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
+        Trial::test("models::sizes", published_sizes),
+        Trial::test("models::blue_first", blue_first),
+        Trial::test("models::multiplier", multipliers),
         Trial::test("models::cards", every_card_builds),
         Trial::test("models::counts", parameter_counts),
         Trial::test("models::near_names", near_names),
@@ -104,6 +137,51 @@ fn parameter_counts() -> Result<(), Failed> {
     Ok(())
 }
 
+fn published_sizes() -> Result<(), Failed> {
+    for (name, parameters, multiply_adds) in SIZES {
+        let graph = built(&card(name), false).graph;
+        assert_eq!(trainable(&graph), parameters, "{name}");
+        let counted = nn::multiply_adds(&graph) as f64;
+        // Half a unit of the last digit that is given.
+        let unit = if multiply_adds % 10e6 == 0.0 {
+            10e6
+        } else if multiply_adds % 1e6 == 0.0 {
+            1e6
+        } else {
+            0.0
+        };
+        assert!((counted - multiply_adds).abs() <= unit / 2.0, "{name}: {counted} multiply-adds, not {multiply_adds}");
+    }
+    Ok(())
+}
+
+/// `mean` and `std` are those of the image's channels; the network's first convolution reads the last of them first.
+fn blue_first() -> Result<(), Failed> {
+    let text = "arch = 'all_cnn'\ninput = [3, 9, 9]\nclasses = 2\nmean = [0.1, 0.2, 0.3]\nchannels = 'bgr'\nmultiplier = 0.1";
+    let graph = built(&ModelCard::parse(text, "blue", Path::new("")).expect("a good card"), false).graph;
+    let ops: Vec<&Op> = graph.nodes().iter().map(|n| &n.op).filter(|op| !matches!(op, Op::Param { .. })).collect();
+    let plane = |start| Op::SliceChannels { start, len: 1 };
+    assert_eq!(*ops[1], Op::Normalise { mean: vec![0.1, 0.2, 0.3], std: vec![1.0; 3] });
+    assert_eq!(ops[2..6], [&plane(2), &plane(1), &plane(0), &Op::Concat]);
+    assert!(matches!(ops[6], Op::Conv2d(_)), "{:?}", ops[6]);
+    Ok(())
+}
+
+/// Channels are rounded to multiples of 8, at least 8, never by more than a tenth down; 1 leaves them.
+fn multipliers() -> Result<(), Failed> {
+    let channels = |multiplier: &str| {
+        let text = format!("arch = 'mobilenet_v1'\ninput = [3, 32, 32]\nclasses = 2\nmultiplier = {multiplier}");
+        let b = built(&ModelCard::parse(&text, "m", Path::new("")).expect("a good card"), false);
+        ["conv_stem", "blocks.0.0.conv_pw", "blocks.4.1.conv_pw"]
+            .map(|n| b.graph.shape(b.graph.params()[&format!("{n}.weight")]).dims[0])
+    };
+    assert_eq!(channels("1.0"), [32, 64, 1024]);
+    assert_eq!(channels("0.25"), [8, 16, 256]);
+    assert_eq!(channels("0.35"), [16, 24, 360], "11.2 rounds to 8, which is too little; 22.4; 358.4");
+    assert_eq!(channels("0.01"), [8, 8, 16]);
+    Ok(())
+}
+
 fn near_names() -> Result<(), Failed> {
     let error = ModelCard::find("resnet20-cifar").expect_err("no such card");
     assert_eq!(error.to_string(), "there is no model called `resnet20-cifar`");
@@ -164,7 +242,7 @@ const EVERY: &str = "every key is described in `models/README.md`";
 #[rustfmt::skip] // one case a line reads as the table it is
 const CARD_ERRORS: &[CardError] = &[
     CardError { name: "unknown_key", head: STAGES, lines: "clases = 10", message: ", line 6, `clases = 10`: unknown field `clases`", hint: "did you mean `classes`?" },
-    CardError { name: "unknown_arch", head: "", lines: "arch = 'resnt'", message: ", line 1, `arch = 'resnt'`: unknown variant `resnt`, expected one of `resnet`, `preact_resnet`, `wide_resnet`, `vgg`", hint: EVERY },
+    CardError { name: "unknown_arch", head: "", lines: "arch = 'resnt'", message: ", line 1, `arch = 'resnt'`: unknown variant `resnt`, expected one of `resnet`, `preact_resnet`, `wide_resnet`, `vgg`, `alexnet`, `all_cnn`, `densenet`, `googlenet`, `bn_inception`, `inception_v3`, `inception_v4`, `inception_resnet_v2`, `mobilenet_v1`, `mobilenet_v2`, `nasnet`", hint: EVERY },
     CardError { name: "no_arch", head: "", lines: "classes = 10", message: ": missing field `arch`", hint: EVERY },
     CardError { name: "not_toml", head: STAGES, lines: "mean = [", message: ": unclosed array, expected `]`", hint: EVERY },
     CardError { name: "negative", head: "", lines: "arch = 'vgg'\nclasses = -1", message: ", line 2, `classes = -1`: invalid value: integer `-1`, expected usize", hint: EVERY },
@@ -191,6 +269,19 @@ const CARD_ERRORS: &[CardError] = &[
     CardError { name: "layer_type", head: VGG, lines: "layers = [8, 1.5]", message: ", line 4, `layers = [8, 1.5]`: expected a number of channels or \"M\"", hint: EVERY },
     CardError { name: "only_pools", head: VGG, lines: "layers = ['M']", message: ": `layers = [1 entries]`: must hold 1 to 1000 entries and a convolution", hint: "layers = [64" },
     CardError { name: "too_small", head: VGG, lines: "layers = [8, 'M', 'M', 'M', 'M', 'M', 'M']", message: ": `input = [3, 32, 32]`: 6 max-pools halve the image to nothing", hint: "larger images" },
+    CardError { name: "alexnet_map", head: "", lines: "arch = 'alexnet'\ninput = [3, 227, 227]\nclasses = 10\nvariant = 'original'\ngrowth = 3", message: ": the key `growth` means nothing here: `arch = \"alexnet\"` has no such key", hint: "remove `growth`" },
+    CardError { name: "alexnet_size", head: "", lines: "arch = 'alexnet'\ninput = [3, 200, 224]\nclasses = 10", message: ": `input = [3, 200, 224]`: the layers must leave a map of 6x6", hint: "[3, 224, 224]" },
+    CardError { name: "alexnet_variant", head: "", lines: "arch = 'alexnet'\ninput = [3, 224, 224]\nclasses = 10\nvariant = 'fast'", message: ": `variant = \"fast\"`: `arch = \"alexnet\"` has no such variant", hint: "\"original\"" },
+    CardError { name: "names_of_nobody", head: STAGES, lines: "names = 'timm'", message: ": `names = \"timm\"`: nobody's `resnet` has these names", hint: "\"kuangliu\"" },
+    CardError { name: "groups_basic", head: STAGES, lines: "groups = 2", message: ": `groups = 2`: only bottlenecks have groups", hint: "bottleneck" },
+    CardError { name: "groups_divide", head: STAGES, lines: "block = 'bottleneck'\ngroups = 3", message: ": `groups = 3`: must divide the inner widths, `widths` times 1", hint: "ResNeXt-50" },
+    CardError { name: "no_growth", head: "", lines: "arch = 'densenet'\ninput = [3, 32, 32]\nclasses = 10\nblocks = [2]", message: ": the key `growth` is missing", hint: "growth = 32" },
+    CardError { name: "dense_too_small", head: "", lines: "arch = 'densenet'\ninput = [3, 4, 32]\nclasses = 10\nblocks = [2, 2]\ngrowth = 4", message: ": `input = [3, 4, 32]`: 3 halvings leave nothing of the image", hint: "larger images" },
+    CardError { name: "inception_too_small", head: "", lines: "arch = 'inception_v3'\ninput = [3, 64, 64]\nclasses = 10", message: ": `input = [3, 64, 64]`: this network halves images too often for less than 75 pixels a side", hint: "75x75" },
+    CardError { name: "bn_inception_odd", head: "", lines: "arch = 'bn_inception'\ninput = [3, 224, 225]\nclasses = 10", message: ": `input = [3, 224, 225]`: the branches of this network agree only where both sides are multiples of 32", hint: "224" },
+    CardError { name: "multiplier", head: "", lines: "arch = 'mobilenet_v1'\ninput = [3, 32, 32]\nclasses = 10\nmultiplier = 0", message: ": `multiplier = 0`: must be between 0.01 and 16", hint: "under `multiplier`" },
+    CardError { name: "nasnet_width", head: "", lines: "arch = 'nasnet'\ninput = [3, 32, 32]\nclasses = 10\nblocks = [1]\nwidth = 6", message: ": `width = 6`: must be a multiple of 4 between 4 and 256", hint: "168" },
+    CardError { name: "all_cnn_too_small", head: "", lines: "arch = 'all_cnn'\ninput = [3, 8, 8]\nclasses = 10", message: ": `input = [3, 8, 8]`: two halvings and a kernel of 3x3 leave nothing of the image", hint: "9x9" },
     CardError { name: "mlp3_map", head: VGG, lines: "layers = [8, 'M']\nhead = 'mlp3'", message: ": `input = [3, 32, 32]`: `head = \"mlp3\"` takes a 7x7 map, the layers leave 16x16", hint: "224x224" },
 ];
 

@@ -10,6 +10,7 @@ pub fn describe(site: &Site) -> Option<(&'static str, String)> {
     let name = match site.op() {
         Op::Flatten => "layout.flatten",
         Op::Unflatten { .. } => "layout.unflatten",
+        Op::Window { .. } => "layout.window",
         Op::Concat => "layout.concat",
         Op::SliceChannels { .. } => "layout.slice-channels",
         Op::PadChannels { .. } => "layout.pad-channels",

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::output;
 use crate::error::Result;
 use crate::graph::{Graph, Op, Role};
-use crate::nn::{Arch, ModelCard, build};
+use crate::nn::{ModelCard, build, multiply_adds};
 use crate::session::image_input;
 
 /// List the embedded models, or print the card of one
@@ -31,30 +31,28 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 fn table(cards: &[ModelCard]) -> String {
     let width = cards.iter().map(|c| c.name.len()).max().unwrap_or(0).max(5);
-    let mut text = format!("{:<width$}  {:<14}{:<12}{:>7}  {:>11}  weights\n", "model", "arch", "input", "classes", "parameters");
+    let mut text = format!(
+        "{:<width$}  {:<21}{:<12}{:>7}  {:>11}  {:>8}  weights\n",
+        "model", "arch", "input", "classes", "parameters", "Mmadds"
+    );
     for card in cards {
         let [c, h, w] = card.input;
-        let (name, arch, input) = (&card.name, family(&card.arch), format!("{c}x{h}x{w}"));
+        let (name, arch, input) = (&card.name, card.arch.name(), format!("{c}x{h}x{w}"));
         let weights = if card.weights.as_ref().is_some_and(|p| p.is_file()) { "yes" } else { "-" };
-        text += &format!("{name:<width$}  {arch:<14}{input:<12}{:>7}  {:>11}  {weights}\n", card.classes, parameters(card));
+        let (parameters, multiply_adds) = sizes(card);
+        let millions = (multiply_adds as f64 / 1e6).round();
+        text +=
+            &format!("{name:<width$}  {arch:<21}{input:<12}{:>7}  {parameters:>11}  {millions:>8}  {weights}\n", card.classes);
     }
-    text + "\nweights: whether the card names a file that is there; else give one with `--weights FILE.safetensors`\n"
+    text + "\nMmadds: millions of multiply-adds for an image, convolutions and linear layers\nweights: whether the card names a file that is there; else give one with `--weights FILE.safetensors`\n"
 }
 
-fn family(arch: &Arch) -> &'static str {
-    match arch {
-        Arch::ResNet(_) => "resnet",
-        Arch::PreAct(_) => "preact_resnet",
-        Arch::Wide(_) => "wide_resnet",
-        Arch::Vgg(_) => "vgg",
-    }
-}
-
-/// Trained values, as PyTorch counts them: without running statistics.
-fn parameters(card: &ModelCard) -> usize {
+/// Trained values, as PyTorch counts them: without running statistics; and multiply-adds for an image.
+fn sizes(card: &ModelCard) -> (usize, usize) {
     let mut graph = Graph::new();
     let x = image_input(&mut graph, "x", card);
     build(card, &mut graph, x, false);
     let trained = |op: &Op| matches!(op, Op::Param { role, .. } if *role != Role::Statistic);
-    graph.nodes().iter().filter(|n| trained(&n.op)).map(|n| n.shape.elems()).sum()
+    let parameters = graph.nodes().iter().filter(|n| trained(&n.op)).map(|n| n.shape.elems()).sum();
+    (parameters, multiply_adds(&graph))
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, dropout, layout, loss, norm, optim, pgd, pointwise, pool, rows};
+use super::{Epi, Isa, dropout, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Op, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
@@ -368,6 +368,9 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
             let by = layout::Shortcut { stride: *stride, before: *before, after: *after };
             layout::subsample_pad_grad(by, n, cx.hwc(step.output), f(0), f32s(out));
         }
+        Op::Window { from, hw, fill } => layout::window(n, cx.hwc(x[0]), *from, *hw, *fill, f(0), f32s(out)),
+        Op::ResponseNorm(norm) => lrn::forward(norm, c(), f(0), f32s(out)),
+        Op::ResponseNormGrad(norm) => lrn::grad(norm, c(), f(0), f(1), f32s(out)),
         Op::Flatten => layout::flatten(n, cx.hwc(x[0]), f(0), f32s(out)),
         Op::Unflatten { hwc } => layout::unflatten(n, *hwc, f(0), f32s(out)),
         Op::Loss(kind) => loss::loss(*kind, c(), f(0), views.i32(x[1]), target(kind), f32s(out)),

@@ -93,6 +93,26 @@ pub(crate) fn subsample_pad_grad(by: Shortcut, n: usize, hwc: [usize; 3], g: &[f
     });
 }
 
+/// `hw` pixels of each of `n` images `x` of `hwc`, the first of them at `from`, `fill` where the image has none.
+pub(crate) fn window(n: usize, hwc: [usize; 3], from: [isize; 2], hw: [usize; 2], fill: f32, x: &[f32], y: &mut [f32]) {
+    let ([h, w, c], [p, q]) = (hwc, hw);
+    assert!(x.len() == n * h * w * c && y.len() == n * p * q * c, "{p}x{q} of {n} x {hwc:?} from {from:?}");
+    // Columns of the result that the image has.
+    let first = from[1].min(0).unsigned_abs().min(q);
+    let end = (w as isize - from[1]).clamp(first as isize, q as isize) as usize;
+    y.par_chunks_mut(q * c).enumerate().for_each(|(row, y)| {
+        let Some(i) = (row % p).checked_add_signed(from[0]).filter(|&i| i < h) else { return y.fill(fill) };
+        let (left, rest) = y.split_at_mut(first * c);
+        let (middle, right) = rest.split_at_mut((end - first) * c);
+        left.fill(fill);
+        right.fill(fill);
+        if !middle.is_empty() {
+            let column = first.checked_add_signed(from[1]).expect("the first column lies on the image");
+            middle.copy_from_slice(&x[((row / p * h + i) * w + column) * c..][..middle.len()]);
+        }
+    });
+}
+
 /// `[N, H, W, C]` to `[N, C*H*W]` in the order of PyTorch's flatten.
 pub(crate) fn flatten(n: usize, [h, w, c]: [usize; 3], x: &[f32], y: &mut [f32]) {
     assert!(x.len() == n * h * w * c && y.len() == x.len(), "flatten {} values as {n} x {h}x{w}x{c}", x.len());
@@ -173,6 +193,21 @@ mod tests {
         }
         unflatten(n, hwc, &y, &mut back);
         assert_eq!(back, x);
+    }
+
+    #[test]
+    fn windows_pad_crop_and_shift() {
+        let x = count(6);
+        let run = |from, hw: [usize; 2]| {
+            let mut y = vec![f32::NAN; hw[0] * hw[1]];
+            window(1, [2, 3, 1], from, hw, 0.0, &x, &mut y);
+            y
+        };
+        assert_eq!(run([-1, 0], [3, 4]), [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 0.0, 4.0, 5.0, 6.0, 0.0]);
+        assert_eq!(run([1, 1], [2, 3]), [5.0, 6.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(run([0, 2], [1, 1]), [3.0]);
+        assert_eq!(run([0, -5], [1, 2]), [0.0, 0.0], "left of the image");
+        assert_eq!(run([0, 7], [1, 2]), [0.0, 0.0], "right of it");
     }
 
     #[test]

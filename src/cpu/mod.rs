@@ -11,6 +11,7 @@ mod executor;
 mod gemm;
 mod layout;
 mod loss;
+mod lrn;
 mod norm;
 mod optim;
 mod pgd;

@@ -35,6 +35,7 @@ pub(super) fn lower(cx: &mut Lower, step: &Step, op: &Op) {
         Op::SubsamplePadGrad { stride, before, .. } => {
             gather(cx, x, y, &Gather { shift: -signed(*before), stride: *stride, up: true, ..Gather::all(cx, y) });
         }
+        Op::Window { from, fill, .. } => window(cx, x, y, *from, *fill),
         Op::Flatten => {
             let [h, w, c] = cx.hwc(x);
             transpose(cx, x, y, [h * w, c]);
@@ -97,6 +98,23 @@ fn gather(cx: &mut Lower, x: Value, y: Value, by: &Gather) {
     args.extend([Operand::I32(by.shift), Operand::I32(int(by.stride))]);
     let written = total as u64 * v as u64 * width;
     cx.emit(spec, linear(total), args, Work { flops: 0, bytes: written + cx.bytes(x).min(written) });
+}
+
+/// The pixels of `x` from `from` on, `fill` beside it.
+fn window(cx: &mut Lower, x: Value, y: Value, from: [isize; 2], fill: f32) {
+    let ([source_h, source_w, c], [h, w, _]) = (cx.hwc(x), cx.hwc(y));
+    let v = group(&[c]);
+    let total = cx.len(y) / v;
+    let spec = KernelSpec::new("layout", "layout_window")
+        .with("P_V", v as i64)
+        .with("P_X", code(cx.stored(x)))
+        .with("P_Y", code(cx.stored(y)))
+        .with("P_UP", 0);
+    let mut args = vec![cx.at(x), cx.at(y)];
+    args.extend([total, c / v, h, w, source_h, source_w].map(|size| Operand::I32(int(size))));
+    args.extend(from.map(|f| Operand::I32(i32::try_from(f).expect("images are smaller than 2^31 pixels"))));
+    args.push(Operand::F32(fill));
+    cx.emit(spec, linear(total), args, Work { flops: 0, bytes: cx.bytes(x).min(cx.bytes(y)) + cx.bytes(y) });
 }
 
 /// Each image from `[rows, cols]` to `[cols, rows]`.

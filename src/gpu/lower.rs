@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
-use super::{conv, dropout, gemm, layout, loss, norm, optim, pgd, pointwise, pool, rows};
+use super::{conv, dropout, gemm, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
@@ -342,8 +342,10 @@ impl Lower<'_> {
             | Op::PadChannels { .. }
             | Op::SubsamplePad { .. }
             | Op::SubsamplePadGrad { .. }
+            | Op::Window { .. }
             | Op::Flatten
             | Op::Unflatten { .. } => layout::lower(self, step, op),
+            Op::ResponseNorm(norm) | Op::ResponseNormGrad(norm) => lrn::lower(self, step, op, norm),
             Op::DropoutMask { .. } | Op::Dropout { .. } => dropout::lower(self, step, op),
             Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. } => loss::lower(self, step, op),
             Op::Greater | Op::MaxRows | Op::SelectRows | Op::Column { .. } | Op::GradStatus => rows::lower(self, step, op),

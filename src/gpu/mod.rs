@@ -19,6 +19,7 @@ mod dropout;
 mod gemm;
 mod layout;
 mod loss;
+mod lrn;
 mod norm;
 mod optim;
 mod pgd;

@@ -1,7 +1,7 @@
 //! The verbs that networks are written in. Each adds its nodes under the parameter names of the state dict.
 //! Knows no network; shapes are asserted by `push`.
 
-use super::{Conv, Graph, Op, Pool, Role, Value};
+use super::{Conv, Graph, Op, Pool, ResponseNorm, Role, Value};
 
 impl Graph {
     /// Convolution with weight `{name}.weight` and, where `bias`, `{name}.bias`.
@@ -88,6 +88,14 @@ impl Graph {
     /// `[N, H, W, C]` -> `[N, C*H*W]` in PyTorch's order.
     pub fn flatten(&mut self, x: Value) -> Value {
         self.push(Op::Flatten, &[x])
+    }
+    /// `hw` pixels of each image, the first of them at `from`; `fill` where the image has none: cropping, padding, shifting.
+    pub fn window(&mut self, x: Value, from: [isize; 2], hw: [usize; 2], fill: f32) -> Value {
+        self.push(Op::Window { from, hw, fill }, &[x])
+    }
+    /// Each value divided by `(bias + alpha / size * sum of squares of the size channels around it) ^ beta`.
+    pub fn local_response_norm(&mut self, x: Value, size: usize, alpha: f32, beta: f32, bias: f32) -> Value {
+        self.push(Op::ResponseNorm(ResponseNorm { size, alpha, beta, bias }), &[x])
     }
     /// `(x - mean) / std` per channel.
     pub fn normalise(&mut self, x: Value, mean: &[f32], std: &[f32]) -> Value {

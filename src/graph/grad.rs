@@ -132,6 +132,11 @@ fn rule(graph: &mut Graph, y: Value, op: &Op, x: &[Value], g: Value, position: u
             let hw = hw(graph, x[0]);
             graph.push(Op::SubsamplePadGrad { stride: *stride, before: *before, after: *after, hw }, &[g])
         }
+        (Op::Window { from, .. }, _) => {
+            let hw = hw(graph, x[0]);
+            graph.push(Op::Window { from: from.map(|f| -f), hw, fill: 0.0 }, &[g])
+        }
+        (Op::ResponseNorm(norm), _) => graph.push(Op::ResponseNormGrad(*norm), &[g, x[0]]),
         (Op::Flatten, _) => {
             let (h, w, c) = graph.shape(x[0]).hwc();
             graph.push(Op::Unflatten { hwc: [h, w, c] }, &[g])

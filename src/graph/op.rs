@@ -97,6 +97,26 @@ impl Pool {
     }
 }
 
+/// Local response normalisation across channels, as PyTorch defines it. Krizhevsky et al. 2012.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ResponseNorm {
+    /// Channels that are summed: from `size / 2` before to `(size - 1) / 2` after, as far as there are any.
+    pub size: usize,
+    /// Factor on the mean square.
+    pub alpha: f32,
+    /// Exponent, positive.
+    pub beta: f32,
+    /// Added to the mean square, positive.
+    pub bias: f32,
+}
+
+impl ResponseNorm {
+    /// Asserts that every power is of a positive number.
+    pub fn check(&self) {
+        assert!(self.size > 0 && self.alpha >= 0.0 && self.beta > 0.0 && self.bias > 0.0, "response norm {self:?}");
+    }
+}
+
 /// A per-image loss on logits `z` with label `y` (or target `t`); attacks maximise it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
@@ -216,6 +236,11 @@ pub enum Op {
     /// `g [N, C]` -> `[N, H, W, C]`.
     GlobalAvgPoolGrad { hw: [usize; 2] },
 
+    /// `x` -> `x / (bias + alpha / size * sum x^2) ^ beta` over neighbouring channels.
+    ResponseNorm(ResponseNorm),
+    /// `(g, x)`: the gradient of `ResponseNorm`.
+    ResponseNormGrad(ResponseNorm),
+
     /// `(a, b)`: sum of two values of one shape.
     Add,
     /// Joins along the last dimension.
@@ -228,6 +253,9 @@ pub enum Op {
     SubsamplePad { stride: usize, before: usize, after: usize },
     /// `g` -> `[N, H, W, C]`: the adjoint of `SubsamplePad`.
     SubsamplePadGrad { stride: usize, before: usize, after: usize, hw: [usize; 2] },
+    /// `hw` pixels of each image, the first at `from` (row and column, which may be negative), `fill` where there are none.
+    /// Its adjoint is the window that goes back, filled with zeros.
+    Window { from: [isize; 2], hw: [usize; 2], fill: f32 },
     /// `[N, H, W, C]` -> `[N, C*H*W]` in the order of PyTorch's flatten (C outermost).
     Flatten,
     /// `[N, C*H*W]` -> `[N, H, W, C]`.

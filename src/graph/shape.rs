@@ -213,6 +213,22 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             assert!((p, q) == (hw[0].div_ceil(*stride), hw[1].div_ceil(*stride)) && c > before + after, "{op:?} on {}", at(0));
             Shape::per_image(&[hw[0], hw[1], c - before - after])
         }
+        Op::Window { hw, .. } => {
+            count(1);
+            assert!(hw[0] > 0 && hw[1] > 0, "{op:?} of {}", at(0));
+            Shape::per_image(&[hw[0], hw[1], at(0).hwc().2])
+        }
+        Op::ResponseNorm(norm) => {
+            count(1);
+            norm.check();
+            Shape::per_image(&<[usize; 3]>::from(at(0).hwc()))
+        }
+        Op::ResponseNormGrad(norm) => {
+            count(2);
+            norm.check();
+            same(0, 1);
+            Shape::per_image(&<[usize; 3]>::from(at(0).hwc()))
+        }
         Op::Flatten => {
             count(1);
             let (h, w, c) = at(0).hwc();

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::embedded::{CARDS, FOLDER};
-use super::keys::{Bad, Checked, Family, Keys, MOST_CHANNELS};
-use super::{Arch, PreAct, ResNet, Vgg, WideResNet};
+use super::keys::{Bad, Channels, Checked, Family, Keys, MOST_CHANNELS};
+use super::{AlexNet, AllCnn, Arch, DenseNet, Inception, InceptionVersion, MobileNetV1, MobileNetV2, NasNet};
+use super::{Names, PreAct, ResNet, Vgg, WideResNet};
 use crate::error::{Error, Result};
 
 /// A network, its normalisation and its default weights, checked.
@@ -24,6 +25,8 @@ pub struct ModelCard {
     pub mean: Vec<f32>,
     /// Then divided by, positive.
     pub std: Vec<f32>,
+    /// Whether the network reads the channels of an image in reverse, blue first; `mean` and `std` are in the image's order.
+    pub bgr: bool,
     /// Names of the classes; empty where the card gives none.
     pub labels: Vec<String>,
     /// Default weights, resolved against the card's folder.
@@ -121,6 +124,21 @@ impl ModelCard {
             Family::PreactResnet => Arch::PreAct(PreAct::from_keys(&mut keys)?),
             Family::WideResnet => Arch::Wide(WideResNet::from_keys(&mut keys)?),
             Family::Vgg => Arch::Vgg(Vgg::from_keys(&mut keys, input)?),
+            Family::Alexnet => Arch::AlexNet(AlexNet::from_keys(&mut keys, input)?),
+            Family::AllCnn => Arch::AllCnn(AllCnn::from_keys(&mut keys, input)?),
+            Family::Densenet => Arch::DenseNet(DenseNet::from_keys(&mut keys, input)?),
+            Family::Googlenet => {
+                let cifar = keys.names(&[Names::Torchvision, Names::Kuangliu])? == Names::Kuangliu;
+                let version = if cifar { InceptionVersion::V1Cifar } else { InceptionVersion::V1 };
+                Arch::Inception(Inception::from_keys(&mut keys, version, input)?)
+            }
+            Family::BnInception => Arch::Inception(Inception::from_keys(&mut keys, InceptionVersion::Bn, input)?),
+            Family::InceptionV3 => Arch::Inception(Inception::from_keys(&mut keys, InceptionVersion::V3, input)?),
+            Family::InceptionV4 => Arch::Inception(Inception::from_keys(&mut keys, InceptionVersion::V4, input)?),
+            Family::InceptionResnetV2 => Arch::Inception(Inception::from_keys(&mut keys, InceptionVersion::ResNetV2, input)?),
+            Family::MobilenetV1 => Arch::MobileNetV1(MobileNetV1::from_keys(&mut keys)?),
+            Family::MobilenetV2 => Arch::MobileNetV2(MobileNetV2::from_keys(&mut keys)?),
+            Family::Nasnet => Arch::NasNet(NasNet::from_keys(&mut keys, input)?),
         };
         if let Some(key) = keys.left_over() {
             let why = format!("means nothing here: `arch = \"{}\"` has no such key", keys.arch.name());
@@ -133,6 +151,7 @@ impl ModelCard {
             classes: keys.classes,
             mean,
             std,
+            bgr: keys.channels == Some(Channels::Bgr),
             labels,
             weights: keys.weights.map(|w| folder.join(w)),
             sha256: keys.sha256.map(digest).transpose()?,

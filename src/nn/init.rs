@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Arch, ModelCard, Names, Weights, build};
+use super::{Arch, InceptionVersion, ModelCard, Names, Weights, build};
 use crate::graph::{Graph, Value};
 use crate::rng::{Purpose, Stream};
 use crate::tensor::{DType, HostTensor, Shape};
@@ -30,7 +30,12 @@ impl Weights {
         let he = match &card.arch {
             Arch::ResNet(net) => net.names == Names::Torchvision,
             Arch::PreAct(_) => false,
-            Arch::Wide(_) | Arch::Vgg(_) => true,
+            Arch::DenseNet(net) => net.names == Names::Torchvision,
+            Arch::MobileNetV1(net) => net.names == Names::Timm,
+            Arch::MobileNetV2(net) => net.names == Names::Torchvision,
+            Arch::Inception(net) => net.version != InceptionVersion::V1Cifar,
+            Arch::AlexNet(_) => false,
+            Arch::Wide(_) | Arch::Vgg(_) | Arch::AllCnn(_) | Arch::NasNet(_) => true,
         };
         let draw = |(index, (name, &value)): (usize, (&String, &Value))| {
             let dims = &graph.shape(value).dims;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::preact::PreActVariant;
 use super::resnet::{Block, Names, Shortcut, Stem};
 use super::vgg::{Head, Layer};
 
@@ -47,6 +46,17 @@ pub(super) enum Family {
     PreactResnet,
     WideResnet,
     Vgg,
+    Alexnet,
+    AllCnn,
+    Densenet,
+    Googlenet,
+    BnInception,
+    InceptionV3,
+    InceptionV4,
+    InceptionResnetV2,
+    MobilenetV1,
+    MobilenetV2,
+    Nasnet,
 }
 
 impl Family {
@@ -56,6 +66,17 @@ impl Family {
             Family::PreactResnet => "preact_resnet",
             Family::WideResnet => "wide_resnet",
             Family::Vgg => "vgg",
+            Family::Alexnet => "alexnet",
+            Family::AllCnn => "all_cnn",
+            Family::Densenet => "densenet",
+            Family::Googlenet => "googlenet",
+            Family::BnInception => "bn_inception",
+            Family::InceptionV3 => "inception_v3",
+            Family::InceptionV4 => "inception_v4",
+            Family::InceptionResnetV2 => "inception_resnet_v2",
+            Family::MobilenetV1 => "mobilenet_v1",
+            Family::MobilenetV2 => "mobilenet_v2",
+            Family::Nasnet => "nasnet",
         }
     }
 }
@@ -82,13 +103,38 @@ pub(super) struct Keys {
     pub stem: Option<Stem>,
     pub shortcut: Option<Shortcut>,
     pub names: Option<Names>,
-    pub variant: Option<PreActVariant>,
+    pub variant: Option<Variant>,
     pub depth: Option<usize>,
     pub widen: Option<usize>,
     pub layers: Option<Vec<LayerKey>>,
     pub batch_norm: Option<bool>,
     pub head: Option<Head>,
     pub dropout: Option<f32>,
+    pub channels: Option<Channels>,
+    pub groups: Option<usize>,
+    pub growth: Option<usize>,
+    pub multiplier: Option<f64>,
+    pub width: Option<usize>,
+    pub stem_width: Option<usize>,
+}
+
+/// What the key `variant` may say; each family takes some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Variant {
+    Kuangliu,
+    Fast,
+    Timm,
+    Torchvision,
+    Original,
+}
+
+/// The order in which a network reads the channels of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Channels {
+    Rgb,
+    Bgr,
 }
 
 /// An entry of `layers` as written.
@@ -116,18 +162,59 @@ impl Keys {
             ("batch_norm", self.batch_norm.is_some()),
             ("head", self.head.is_some()),
             ("dropout", self.dropout.is_some()),
+            ("groups", self.groups.is_some()),
+            ("growth", self.growth.is_some()),
+            ("multiplier", self.multiplier.is_some()),
+            ("width", self.width.is_some()),
+            ("stem_width", self.stem_width.is_some()),
         ];
         present.into_iter().find(|&(_, there)| there).map(|(key, _)| key)
     }
 
-    /// `blocks` and `widths`, of one length.
-    pub fn stages(&mut self) -> Checked<(Vec<usize>, Vec<usize>)> {
+    /// The entry of `takes` that `variant` says, the first where the card says nothing.
+    pub fn variant<T: Copy>(&mut self, takes: &[(Variant, T)]) -> Checked<T> {
+        let Some(variant) = self.variant.take() else { return Ok(takes[0].1) };
+        let text = |v: Variant| format!("{v:?}").to_lowercase();
+        takes.iter().find(|(v, _)| *v == variant).map(|&(_, t)| t).ok_or_else(|| {
+            let names: Vec<String> = takes.iter().map(|&(v, _)| format!("\"{}\"", text(v))).collect();
+            let why = format!("`arch = \"{}\"` has no such variant", self.arch.name());
+            Bad::new("variant", format!("\"{}\"", text(variant)), why).fix(format!("choose from {}", names.join(", ")))
+        })
+    }
+
+    /// The entry of `takes` that `names` says, the first where the card says nothing.
+    pub fn names(&mut self, takes: &[Names]) -> Checked<Names> {
+        let names = self.names.take().unwrap_or(takes[0]);
+        if takes.contains(&names) {
+            return Ok(names);
+        }
+        let text = |n: Names| format!("\"{}\"", format!("{n:?}").to_lowercase());
+        let why = format!("nobody's `{}` has these names", self.arch.name());
+        let list: Vec<String> = takes.iter().map(|&n| text(n)).collect();
+        Err(Bad::new("names", text(names), why).fix(format!("choose from {}", list.join(", "))))
+    }
+
+    pub fn multiplier(&mut self) -> Checked<f64> {
+        match self.multiplier.take() {
+            Some(m) if !(0.01..=16.0).contains(&m) => Err(Bad::new("multiplier", m, "must be between 0.01 and 16")),
+            other => Ok(other.unwrap_or(1.0)),
+        }
+    }
+
+    /// Blocks or cells of each stage.
+    pub fn blocks(&mut self) -> Checked<Vec<usize>> {
         let blocks = self.blocks.take().ok_or_else(|| Bad::missing("blocks", "blocks = [3, 3, 3]"))?;
-        let widths = self.widths.take().ok_or_else(|| Bad::missing("widths", "widths = [16, 32, 64]"))?;
         if !(1..=8).contains(&blocks.len()) || !blocks.iter().all(|b| (1..=1000).contains(b)) {
             let why = "must list 1 to 8 stages of 1 to 1000 blocks";
             return Err(Bad::new("blocks", format!("{blocks:?}"), why).fix("write `blocks = [3, 3, 3]` for ResNet-20"));
         }
+        Ok(blocks)
+    }
+
+    /// `blocks` and `widths`, of one length.
+    pub fn stages(&mut self) -> Checked<(Vec<usize>, Vec<usize>)> {
+        let blocks = self.blocks()?;
+        let widths = self.widths.take().ok_or_else(|| Bad::missing("widths", "widths = [16, 32, 64]"))?;
         if widths.len() != blocks.len() {
             let why = format!("must have one entry for each of the {} stages of `blocks`", blocks.len());
             return Err(Bad::new("widths", format!("{widths:?}"), why).fix("give `blocks` and `widths` the same length"));

@@ -29,11 +29,18 @@ impl Layers<'_> {
     }
     /// Convolution without bias.
     pub fn conv(&mut self, name: &str, x: Value, size: ConvSize) -> Value {
-        let conv = Conv::square(self.channels(x), size.out, size.kernel, size.stride, size.kernel / 2);
+        self.conv_groups(name, x, size, 1)
+    }
+    /// The same in groups.
+    pub fn conv_groups(&mut self, name: &str, x: Value, size: ConvSize, groups: usize) -> Value {
+        let conv = Conv { groups, ..Conv::square(self.channels(x), size.out, size.kernel, size.stride, size.kernel / 2) };
         self.graph.conv2d(name, x, conv, false)
     }
     pub fn bn(&mut self, name: &str, x: Value) -> Value {
-        self.graph.batch_norm(name, x, BN_EPS, self.train.is_some())
+        self.bn_eps(name, x, BN_EPS)
+    }
+    pub fn bn_eps(&mut self, name: &str, x: Value, eps: f32) -> Value {
+        self.graph.batch_norm(name, x, eps, self.train.is_some())
     }
     pub fn bn_relu(&mut self, name: &str, x: Value) -> Value {
         let y = self.bn(name, x);
@@ -56,5 +63,13 @@ impl Layers<'_> {
     pub fn pooled_head(&mut self, name: &str, x: Value, classes: usize) -> Net {
         let features = self.graph.global_avg_pool(x);
         Net { logits: self.graph.linear(name, features, classes, true), features }
+    }
+    /// The same with the linear layer stored as a 1x1 convolution, `[classes, width, 1, 1]`.
+    pub fn pooled_conv_head(&mut self, name: &str, x: Value, classes: usize) -> Net {
+        let features = self.graph.global_avg_pool(x);
+        let width = self.channels(x);
+        let pixel = self.graph.push(Op::Unflatten { hwc: [1, 1, width] }, &[features]);
+        let logits = self.graph.conv2d(name, pixel, Conv::square(width, classes, 1, 1, 0), true);
+        Net { logits: self.graph.flatten(logits), features }
     }
 }

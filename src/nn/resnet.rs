@@ -1,4 +1,4 @@
-//! Residual networks: ResNet-18..152 for 224 pixels, ResNet-20..110 and ResNet-18..50 for CIFAR, wide bottlenecks.
+//! Residual networks: ResNet-18..152 for 224 pixels, ResNet-20..110 and ResNet-18..50 for CIFAR, wide and grouped bottlenecks.
 //! Must not know weights.
 //! He et al. 2015, <https://arxiv.org/abs/1512.03385>; stride on the 3x3 of a bottleneck, as every public checkpoint has it.
 
@@ -26,6 +26,8 @@ pub struct ResNet {
     pub names: Names,
     /// Factor on the inner width of bottlenecks (2 for `wide_resnet50_2`).
     pub widen: usize,
+    /// Groups of the 3x3 convolution of bottlenecks. Xie et al. 2016, <https://arxiv.org/abs/1611.05431>.
+    pub groups: usize,
 }
 
 /// Kind of residual block.
@@ -65,6 +67,8 @@ pub enum Stem {
     Cifar,
     /// 7x7, stride 2, then a 3x3 max-pool with stride 2.
     Imagenet,
+    /// 1x1, stride 1, as in kuangliu's ResNeXt.
+    Pointwise,
 }
 
 /// Shortcut of a block that changes the shape.
@@ -79,7 +83,7 @@ pub enum Shortcut {
     Pad,
 }
 
-/// Whose parameter names a residual network has.
+/// Whose parameter names a network has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Names {
@@ -87,6 +91,8 @@ pub enum Names {
     Torchvision,
     /// `shortcut.0`, `shortcut.1`, `linear`.
     Kuangliu,
+    /// Those of timm, for networks that torchvision does not have.
+    Timm,
 }
 
 impl ResNet {
@@ -98,11 +104,19 @@ impl ResNet {
             block: keys.block.take().unwrap_or(Block::Basic),
             stem: keys.stem.take().unwrap_or(Stem::Cifar),
             shortcut: keys.shortcut.take().unwrap_or(Shortcut::Conv),
-            names: keys.names.take().unwrap_or(Names::Torchvision),
+            names: keys.names(&[Names::Torchvision, Names::Kuangliu])?,
             widen: keys.widen()?.unwrap_or(1),
+            groups: keys.groups.take().unwrap_or(1),
         };
         if net.widen > 1 && net.block == Block::Basic {
             return Err(Bad::new("widen", net.widen, "only bottlenecks have an inner width").fix("set `block = \"bottleneck\"`"));
+        }
+        if net.groups > 1 && net.block == Block::Basic {
+            return Err(Bad::new("groups", net.groups, "only bottlenecks have groups").fix("set `block = \"bottleneck\"`"));
+        }
+        if net.groups == 0 || net.widths.iter().any(|w| !(w * net.widen).is_multiple_of(net.groups)) {
+            let why = format!("must divide the inner widths, `widths` times {}", net.widen);
+            return Err(Bad::new("groups", net.groups, why).fix("write `groups = 32` and `widen = 2` for ResNeXt-50"));
         }
         net.check_shortcut()?;
         Ok(net)
@@ -138,10 +152,14 @@ impl ResNet {
     }
 
     fn stem(&self, l: &mut Layers, image: Value) -> Value {
-        let (kernel, stride) = if self.stem == Stem::Cifar { (3, 1) } else { (7, 2) };
+        let (kernel, stride) = match self.stem {
+            Stem::Cifar => (3, 1),
+            Stem::Imagenet => (7, 2),
+            Stem::Pointwise => (1, 1),
+        };
         let x = l.conv("conv1", image, ConvSize { out: self.widths[0], kernel, stride });
         let x = l.bn_relu("bn1", x);
-        if self.stem == Stem::Cifar { x } else { l.graph.max_pool(x, Pool::square(3, 2, 1)) }
+        if self.stem == Stem::Imagenet { l.graph.max_pool(x, Pool::square(3, 2, 1)) } else { x }
     }
 
     fn residual(&self, l: &mut Layers, name: &str, x: Value, (width, stride): (usize, usize)) -> Value {
@@ -149,7 +167,8 @@ impl ResNet {
         let convs = self.block.convs(width, width * self.widen, stride);
         let mut y = x;
         for (i, &size) in convs.iter().enumerate() {
-            y = l.conv(&format!("{name}.conv{}", i + 1), y, size);
+            let groups = if size.kernel == 3 { self.groups } else { 1 };
+            y = l.conv_groups(&format!("{name}.conv{}", i + 1), y, size, groups);
             y = l.bn(&format!("{name}.bn{}", i + 1), y);
             if i + 1 < convs.len() {
                 y = l.graph.relu(y);

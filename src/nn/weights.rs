@@ -25,7 +25,7 @@ pub struct Weights {
     pub tensors: BTreeMap<String, HostTensor>,
     /// SHA-256 of the file they came from; for weights from memory, of the file that [`Weights::save`] would write.
     pub sha256: String,
-    /// Tensors that the file holds for code that never runs (`sub_block1` of wide networks).
+    /// Tensors that the file holds for code that never runs (`sub_block1` of wide networks, auxiliary heads).
     pub unused: Vec<String>,
     /// Other weights in the same checkpoint, such as `ema`; each can be asked for by this name.
     pub others: Vec<String>,
@@ -184,7 +184,13 @@ struct Misshapen {
 
 fn match_names(names: &[(&str, &[usize])], graph: &Graph) -> std::result::Result<Matched, Misfit> {
     let params = graph.params();
-    let wide = params.keys().any(|name| name.starts_with("block1.layer."));
+    // A block that the wide networks' code makes and never runs; heads of Inception networks that only training runs.
+    let has = |start: &str| params.keys().any(|name| name.starts_with(start));
+    let (wide, inception) = (has("block1.layer."), has("inception3a.") || has("Mixed_5b."));
+    let spare = |name: &str| {
+        (wide && name.starts_with("sub_block1."))
+            || (inception && ["aux1.", "aux2.", "AuxLogits."].iter().any(|start| name.starts_with(start)))
+    };
     let mut used: BTreeMap<String, usize> = BTreeMap::new();
     let mut unused = Vec::new();
     let mut misfit = Misfit::default();
@@ -195,7 +201,7 @@ fn match_names(names: &[(&str, &[usize])], graph: &Graph) -> std::result::Result
             continue;
         }
         let Some(&value) = params.get(&name) else {
-            if wide && name.starts_with("sub_block1.") {
+            if spare(&name) {
                 unused.push(raw.to_string());
             } else {
                 misfit.extra.push((raw.to_string(), found));

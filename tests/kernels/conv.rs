@@ -53,6 +53,15 @@ const ROWS: &[Row] = &[
     ([9, 9], Conv { groups: 12, ..square(12, 12, 5, 1, 2) }),
     ([6, 6], Conv { groups: 6, ..square(6, 12, 3, 1, 1) }),
     ([7, 7], Conv { groups: 8, dilation: [2, 2], ..square(8, 8, 3, 1, 2) }),
+    // Kernels of the Inception networks and of NASNet: one row or column, depthwise 5x5 and 7x7 with a stride.
+    ([8, 8], Conv { kernel: [7, 1], pad: [3, 0], ..square(16, 24, 1, 1, 0) }),
+    ([5, 6], Conv { kernel: [1, 3], pad: [0, 1], ..square(24, 16, 1, 1, 0) }),
+    ([6, 5], Conv { kernel: [3, 1], pad: [1, 0], ..square(8, 33, 1, 1, 0) }),
+    ([11, 10], Conv { groups: 10, ..square(10, 10, 5, 2, 2) }),
+    ([11, 11], Conv { groups: 24, ..square(24, 24, 7, 2, 3) }),
+    ([13, 12], Conv { groups: 8, ..square(8, 8, 7, 2, 0) }),
+    ([8, 8], Conv { groups: 32, ..square(128, 128, 3, 2, 1) }),
+    ([9, 9], square(3, 8, 11, 4, 2)),
     // Three images around the tiles of cards: 96 and 384 pixels are whole tiles, 126 and 129 are one less and one more.
     ([8, 4], square(20, 15, 1, 1, 0)),
     ([22, 1], square(5, 32, 1, 1, 0)),

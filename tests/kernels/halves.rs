@@ -7,7 +7,7 @@ use petard::graph::{Graph, Op, Value};
 use petard::plan::{Precision, Segment, compile_for};
 use petard::tensor::DType;
 
-use super::{Bound, Case, Fill, Probe, layout, leaves, norm, pointwise, pool, tolerance};
+use super::{Bound, Case, Fill, Probe, layout, leaves, lrn, norm, pointwise, pool, tolerance};
 use crate::emulated::{Build, Profile, Schedule};
 use crate::support::close::{Tol, close_or_same_nan, close_to_scale};
 use crate::support::engine::on_a_card;
@@ -53,7 +53,8 @@ impl Half {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let all: Vec<Case> = [layout::cases, norm::cases, pointwise::cases, pool::cases].into_iter().flat_map(|f| f()).collect();
+    let all: Vec<Case> =
+        [layout::cases, lrn::cases, norm::cases, pointwise::cases, pool::cases].into_iter().flat_map(|f| f()).collect();
     let mut trials = vec![trial("kernels::half.rounds_to_even", rounds_to_even)];
     // Running statistics read an image for its shape alone.
     let wanted = |case: &&Case, sizes: &[&str]| sizes.iter().any(|s| case.name.contains(s)) && !case.name.contains("running");

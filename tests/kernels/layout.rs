@@ -8,10 +8,24 @@ use super::{Bound, Case};
 /// Height, width, channels.
 const ROWS: &[[usize; 3]] = &[[1, 1, 1], [2, 3, 4], [5, 4, 17], [7, 7, 16], [6, 5, 33]];
 
+/// First row and column, how many more there are than in the image, and what stands beside it.
+const WINDOWS: &[([isize; 2], [isize; 2], f32)] = &[
+    ([0, 0], [0, 0], 0.0),
+    ([-1, -2], [2, 3], 0.0),
+    ([-2, 0], [3, 1], f32::NEG_INFINITY),
+    ([1, 1], [0, 0], 0.0),
+    ([0, -1], [0, 0], 0.25),
+    ([-9, 9], [1, 1], 0.0),
+];
+/// The same, smaller than the image.
+const CROPS: &[([isize; 2], [isize; 2], f32)] = &[([1, 2], [-2, -2], 0.0), ([2, 0], [-2, -1], 0.0)];
+
 pub fn cases() -> Vec<Case> {
     let kinds = [concat, concat_one, slice, pad, subsample, subsample_grad, flatten, unflatten];
     let mut cases: Vec<Case> = ROWS.iter().flat_map(|&row| kinds.iter().map(move |kind| kind(row))).collect();
     cases.extend([row(0), row(1)]);
+    cases.extend(ROWS[2..].iter().flat_map(|&row| CROPS.iter().map(move |&by| window(row, by))));
+    cases.extend(ROWS.iter().flat_map(|&row| WINDOWS.iter().map(move |&by| window(row, by))));
     cases
 }
 
@@ -65,6 +79,14 @@ fn subsample_grad([h, w, c]: [usize; 3]) -> Case {
     let dy = image(&mut g, "g", [h.div_ceil(2), w.div_ceil(2), c + 4]);
     let dx = g.push(Op::SubsamplePadGrad { stride: 2, before: 3, after: 1, hw: [h, w] }, &[dy]);
     case("subsample_pad_grad", [h, w, c], g, dx)
+}
+
+fn window([h, w, c]: [usize; 3], (from, more, fill): ([isize; 2], [isize; 2], f32)) -> Case {
+    let mut g = Graph::new();
+    let x = image(&mut g, "x", [h, w, c]);
+    let hw = [h.checked_add_signed(more[0]), w.checked_add_signed(more[1])].map(|side| side.expect("a window has pixels"));
+    let y = g.window(x, from, hw, fill);
+    case(&format!("window.{}x{}.of{}x{}", from[0], from[1], hw[0], hw[1]), [h, w, c], g, y)
 }
 
 fn flatten(row: [usize; 3]) -> Case {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use libtest_mimic::{Failed, Trial};
 use petard::cpu::{CpuExecutor, Options};
 use petard::graph::{Graph, Loss, Op, Value, vjp};
-use petard::nn::{Arch, Weights};
+use petard::nn::Weights;
 use petard::plan::{Executor, Segment, compile};
 use petard::tensor::{DType, Shape, chw_to_hwc, hwc_to_chw};
 use rayon::prelude::*;
@@ -23,7 +23,7 @@ const LOGITS: f64 = 1e-4;
 const GRADIENT: f64 = 1e-3;
 
 /// Networks of `architectures.json` and the shipped card of each.
-const GOLDEN: [(&str, &str); 11] = [
+const GOLDEN: [(&str, &str); 21] = [
     ("resnet18-cifar", "resnet18-cifar10"),
     ("preactresnet18-cifar", "preactresnet18-cifar10"),
     ("preactresnet18-cifar-fast", "preactresnet18-fast-cifar10"),
@@ -35,7 +35,21 @@ const GOLDEN: [(&str, &str); 11] = [
     ("wide_resnet50_2", "wide_resnet50_2"),
     ("vgg16", "vgg16"),
     ("vgg16_bn", "vgg16_bn"),
+    ("alexnet", "alexnet"),
+    ("mobilenet_v2", "mobilenet_v2"),
+    ("googlenet", "googlenet"),
+    ("densenet121", "densenet121"),
+    ("inception_v3", "inception_v3"),
+    ("mobilenetv1_100", "mobilenetv1_100"),
+    ("resnetv2_50", "resnetv2_50"),
+    ("inception_v4", "inception_v4"),
+    ("inception_resnet_v2", "inception_resnet_v2"),
+    ("nasnetalarge", "nasnetalarge"),
 ];
+
+/// What some state dicts hold beside the network that evaluation runs, and the family that has it.
+const UNUSED: [(&str, &str); 4] =
+    [("sub_block1.", "wide_resnet"), ("aux1.", "googlenet"), ("aux2.", "googlenet"), ("AuxLogits.", "inception_v3")];
 
 /// Every trial of this file; ignored where the golden data is not there.
 pub fn trials() -> Vec<Trial> {
@@ -71,8 +85,8 @@ fn state_dict(name: &str, card_name: &str, file: &Json) -> Result<(), Failed> {
     for entry in file["state"].as_array().expect("a list of tensors") {
         let (key, kind) = (entry[0].as_str().expect("a name"), entry[2].as_str().expect("a kind"));
         let dims: Vec<usize> = serde_json::from_value(entry[1].clone())?;
-        if key.starts_with("sub_block1.") {
-            assert!(matches!(card.arch, Arch::Wide(_)), "{name}");
+        if let Some(of) = UNUSED.iter().find_map(|(start, of)| key.starts_with(start).then_some(of)) {
+            assert_eq!(card.arch.name(), *of, "{name}");
             unused +=
                 if kind.starts_with("bn_m") || kind.starts_with("bn_v") || kind == "counter" { 0 } else { dims.iter().product() };
         } else if kind != "counter" {
@@ -165,8 +179,16 @@ fn check_logits(name: &str, logits: &[f32], label: usize, file: &Json) {
     near(name, "loss", loss / logits.len() as f64, file, 2.0 * LOGITS * largest);
 }
 
+/// What one ReLU of a network moves the gradient by, where its input lies so near to zero that any order of f32 sums
+/// decides it: found by flipping that one in an f64 reference.
+///
+/// `mobilenet_v2`: 2e-6 times the layer's mean from zero lies unit 767 at (5, 1) of the 30th ReLU in the first image; flipped
+/// there, the reference agrees with the engine to 7.8e-4 and is 1.2e-2 from itself. The second image agrees to 1e-6.
+const FLIPS: [(&str, f64); 1] = [("mobilenet_v2", 1.3e-2)];
+
 fn check_gradient(name: &str, gradient: &[f64], file: &Json) {
-    let bound = gradient_tolerance(file);
+    let flip = FLIPS.iter().find(|(network, _)| *network == name).map_or(0.0, |&(_, moved)| moved);
+    let bound = gradient_tolerance(file).max(flip);
     let at = numbers_of(&file["grad_positions"]);
     let (l1, l2) = (number(&file["grad_l1"]), number(&file["grad_l2"]));
     let got: Vec<f64> = at.iter().map(|&i| gradient[i as usize]).collect();

@@ -131,6 +131,9 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::SubsamplePadGrad { stride, before, after, hw } => {
             pointwise::subsample_grad(&args[0], *stride, [*before, *after], *hw)
         }
+        Op::Window { from, hw, fill } => pointwise::window(&args[0], *from, *hw, *fill),
+        Op::ResponseNorm(n) => norm::response_norm(n, &args[0]),
+        Op::ResponseNormGrad(n) => norm::response_norm_grad(n, &args[0], &args[1]),
         Op::Flatten => pointwise::flatten(&args[0]),
         Op::Unflatten { hwc } => pointwise::unflatten(&args[0], *hwc),
 

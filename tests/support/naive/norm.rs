@@ -1,6 +1,8 @@
 //! Batch norm with running statistics and with the batch's own. Channels are the last dimension of any shape.
 //! Must not know where the statistics come from.
 
+use petard::graph::ResponseNorm;
+
 use super::Arg;
 
 fn inv_std(var: f64, eps: f32) -> f64 {
@@ -73,4 +75,35 @@ pub fn running(args: &[Arg], momentum: f32, row: usize) -> Vec<f64> {
     let unbias = if row == 1 { count / (count - 1.0) } else { 1.0 };
     let m = f64::from(momentum);
     (0..channels).map(|c| (1.0 - m) * args[0].data[c] + m * unbias * args[1].data[row * channels + c]).collect()
+}
+
+/// For channel `k` of `x`: what it is divided by before the exponent, and the channels that are summed for that.
+fn response(norm: &ResponseNorm, pixel: &[f64], k: usize) -> (f64, Vec<usize>) {
+    let (first, last) = (k as isize - (norm.size / 2) as isize, k + (norm.size - 1) / 2);
+    let near: Vec<usize> = (0..pixel.len()).filter(|&i| i as isize >= first && i <= last).collect();
+    let mean = near.iter().map(|&i| pixel[i].powi(2)).sum::<f64>() / norm.size as f64;
+    (f64::from(norm.bias) + f64::from(norm.alpha) * mean, near)
+}
+
+pub fn response_norm(norm: &ResponseNorm, x: &Arg) -> Vec<f64> {
+    let pixels = x.data.chunks_exact(x.channels());
+    pixels.flat_map(|p| (0..p.len()).map(|k| p[k] / response(norm, p, k).0.powf(norm.beta.into())).collect::<Vec<_>>()).collect()
+}
+
+/// Column by column of each pixel's Jacobian.
+pub fn response_norm_grad(norm: &ResponseNorm, g: &Arg, x: &Arg) -> Vec<f64> {
+    let (alpha, beta) = (f64::from(norm.alpha) / norm.size as f64, f64::from(norm.beta));
+    let mut out = Vec::new();
+    for (g, x) in g.data.chunks_exact(x.channels()).zip(x.data.chunks_exact(x.channels())) {
+        let mut dx = vec![0.0; x.len()];
+        for k in 0..x.len() {
+            let (base, near) = response(norm, x, k);
+            dx[k] += g[k] * base.powf(-beta);
+            for i in near {
+                dx[i] -= g[k] * x[k] * beta * base.powf(-beta - 1.0) * 2.0 * alpha * x[i];
+            }
+        }
+        out.extend(dx);
+    }
+    out
 }

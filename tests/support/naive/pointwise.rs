@@ -104,3 +104,15 @@ pub fn unflatten(x: &Arg, [h, w, c]: [usize; 3]) -> Vec<f64> {
     }
     out
 }
+
+pub fn window(x: &Arg, from: [isize; 2], hw: [usize; 2], fill: f32) -> Vec<f64> {
+    let (h, w, c) = x.shape.hwc();
+    let mut out = Vec::new();
+    for image in x.images() {
+        for (i, j) in (0..hw[0] * hw[1]).map(|at| ((at / hw[1]) as isize + from[0], (at % hw[1]) as isize + from[1])) {
+            let inside = (0..h as isize).contains(&i) && (0..w as isize).contains(&j);
+            out.extend((0..c).map(|ch| if inside { image[(i as usize * w + j as usize) * c + ch] } else { f64::from(fill) }));
+        }
+    }
+    out
+}
