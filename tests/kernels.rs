@@ -6,6 +6,7 @@ mod conv;
 mod conv_half;
 mod direct;
 mod dropout;
+mod fft;
 mod gemm;
 mod halves;
 mod layout;
@@ -97,7 +98,14 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = halves::trials();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
+    for case in stems
+        .into_iter()
+        .flat_map(|cases| cases())
+        .chain(dropout::cases())
+        .chain(optim::cases())
+        .chain(rows::cases())
+        .chain(fft::cases())
+    {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -115,7 +123,7 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.extend(conv_half::trials());
-    let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
+    let alone = [augment::trials, dropout::trials, fft::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
     trials.extend(alone.into_iter().flat_map(|list| list()));
     trials
 }
