@@ -35,6 +35,7 @@
 //! | 4 | [`session`] | a model on a device |
 //! | 4 | [`data`] | data sets in, adversarial sets out |
 //! | 4 | [`outcome`] | what an attack found, and what casts doubt on it |
+//! | 4 | [`spectrum`] | densities of image sets, power laws, bands, balanced spectrum sampling; one spectral op on a device: `runner` |
 //! | 5 | [`attack`] | gradient attacks and the run around them |
 //! | 5 | [`train`] | the loop; a step and its attack as one plan: `engine`; what decides a result: `config`, `recipe`, `schedule`, `augment`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
 //! | 6 | [`report`] | `text` for people and `json` for programs, over the same facts |
@@ -76,6 +77,7 @@ pub mod plan;
 pub mod report;
 pub mod rng;
 pub mod session;
+pub mod spectrum;
 pub mod tensor;
 pub mod threat;
 pub mod train;

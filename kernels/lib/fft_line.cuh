@@ -15,10 +15,12 @@ DEV Complex conj(Complex a) { return Complex{a.re, -a.im}; }
 template <bool BACK> DEV Complex quarter(Complex a) { return BACK ? Complex{-a.im, a.re} : Complex{a.im, -a.re}; }
 
 // The radix of the first stage of n values: 8 as long as that leaves no lone 2, then what there is.
-constexpr int radix_of(int n) {
+DEV constexpr int radix_of(int n) {
     return n == 1 ? 1 : n % 7 == 0 ? 7 : n % 5 == 0 ? 5 : n % 3 == 0 ? 3 : n == 16 ? 4 : n % 8 == 0 ? 8 : n % 4 == 0 ? 4 : 2;
 }
-constexpr bool smooth(int n) { return n == 1 || (n % 2 == 0 ? smooth(n / 2) : n % 3 == 0 ? smooth(n / 3) : n % 5 == 0 ? smooth(n / 5) : n % 7 == 0 && smooth(n / 7)); }
+DEV constexpr bool smooth(int n) {
+    return n == 1 || (n % 2 == 0 ? smooth(n / 2) : n % 3 == 0 ? smooth(n / 3) : n % 5 == 0 ? smooth(n / 5) : n % 7 == 0 && smooth(n / 7));
+}
 
 // Cosines and sines of the turns of 3, 5 and 7, rounded once: index R, then the multiple up to (R - 1) / 2.
 template <int R> struct Turn;

@@ -4,6 +4,7 @@
 mod attack;
 mod attack_args;
 mod complete;
+mod dataset;
 mod devices;
 mod infer;
 mod kernel;
@@ -12,6 +13,7 @@ mod options;
 mod output;
 mod plan;
 mod progress;
+mod spectrum;
 mod stop;
 mod train;
 mod value;
@@ -52,6 +54,8 @@ enum Command {
     Attack(Box<attack::Args>),
     Infer(infer::Args),
     Train(Box<train::Args>),
+    Dataset(dataset::Args),
+    Spectrum(Box<spectrum::Args>),
     Plan(plan::Args),
     Models(models::Args),
     Devices(devices::Args),
@@ -69,6 +73,8 @@ impl Cli {
             Command::Attack(args) => attack::run(&args),
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
+            Command::Dataset(args) => dataset::run(&args),
+            Command::Spectrum(args) => spectrum::run(&args),
             Command::Plan(args) => plan::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Devices(args) => devices::run(&args),

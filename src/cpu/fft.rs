@@ -56,17 +56,9 @@ impl Fft2 {
         }
     }
 
-    /// The rings of the spectrum.
-    pub fn rings(&self) -> Rings {
-        self.rings
-    }
     /// The pixels, row by row: written before [`Fft2::forward`], which spoils them, read after [`Fft2::inverse`].
     pub fn plane(&mut self) -> &mut [f32] {
         &mut self.plane
-    }
-    /// The half spectrum by columns.
-    pub fn spectrum(&mut self) -> &mut [Complex32] {
-        &mut self.spectrum
     }
 
     /// Pixels to half spectrum.
@@ -132,7 +124,7 @@ impl Fft2 {
 
 /// The weight of each ring: `p_new / p_old`, with `p_old` the share of a ring among the mean amplitudes and `p_new` that among
 /// their logarithms; 1 for the first and the last ring. `None` where a logarithm would be below 0, as on a constant channel.
-pub(crate) fn bass_weights(sums: &[f64], sizes: &[usize]) -> Option<Vec<f32>> {
+pub fn bass_weights(sums: &[f64], sizes: &[usize]) -> Option<Vec<f32>> {
     assert_eq!(sums.len(), sizes.len(), "sums and sizes of rings");
     let inner = 1..sums.len().saturating_sub(1).max(1);
     let means: Vec<f64> = inner.clone().map(|k| sums[k] / sizes[k] as f64).collect();

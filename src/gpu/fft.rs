@@ -78,7 +78,8 @@ impl Shape {
         let whole = u32::try_from(table + plane(h, w) * 8).expect("an image has fewer than 2^29 pixels");
         // BaSS holds its rings in shared memory as well.
         let shared = whole + 4096 <= cx.props.shared_bytes;
-        let threads = (h.div_ceil(2) * w / 8).next_multiple_of(32).clamp(64, 512) as u32;
+        // One block fills a multiprocessor's shared memory, but of those that leave it alone several fit.
+        let threads = (h.div_ceil(2) * w / 8).next_multiple_of(32).clamp(64, if shared { 512 } else { 256 }) as u32;
         Shape { shared, threads, bytes: if shared { whole } else { table as u32 } }
     }
 }
