@@ -5,6 +5,8 @@
 mod cards;
 #[path = "ops/conv.rs"]
 mod conv;
+#[path = "ops/fft.rs"]
+mod fft;
 #[path = "ops/gemm.rs"]
 mod gemm;
 #[path = "ops/layout.rs"]
@@ -45,6 +47,7 @@ type Describe = fn(&Site) -> Option<(&'static str, String)>;
 
 const STEMS: [Describe; 9] = [
     conv::describe,
+    fft::describe,
     gemm::describe,
     norm::describe,
     pool::describe,

@@ -2,7 +2,7 @@
 //! Must not look inside the library, except to make a tiny model and to read back what was written.
 
 mod bad_input;
-mod fixture;
+pub mod fixture;
 mod kernel;
 mod memory;
 mod scale;
@@ -26,7 +26,23 @@ const ATTACK_KEYS: &str = "schema model data images clean_accuracy robust_accura
 const INFER_KEYS: &str = "schema model data images clean_accuracy device precision seconds images_per_second per_image";
 
 pub fn trials() -> Vec<Trial> {
-    let help = ["", "attack", "infer", "train", "merge", "plan", "models", "devices", "kernel", "completions"];
+    let help = [
+        "",
+        "attack",
+        "infer",
+        "train",
+        "merge",
+        "dataset",
+        "dataset bass",
+        "spectrum",
+        "spectrum psd",
+        "spectrum bands",
+        "plan",
+        "models",
+        "devices",
+        "kernel",
+        "completions",
+    ];
     let help = help.into_iter().map(|command| {
         let name = if command.is_empty() { "petard" } else { command };
         trial(format!("cli::help.{name}"), move || help_text(command, name))
@@ -57,7 +73,7 @@ pub fn trials() -> Vec<Trial> {
 fn help_text(command: &str, name: &str) -> Result<(), String> {
     let got = Fixture::new().run(&format!("{command} --help"));
     assert_eq!((got.code, got.stderr.as_str()), (0, ""));
-    Snapshot::new(&format!("cli/help/{name}")).check(&got.stdout)
+    Snapshot::new(&format!("cli/help/{}", name.replace(' ', "-"))).check(&got.stdout)
 }
 
 fn parse(text: &str) -> Value {

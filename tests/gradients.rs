@@ -136,6 +136,27 @@ const CASES: &[(&str, Build)] = &[
         let mask = g.input("mask", Shape::per_image(&[3, 2, 3]), DType::Bits);
         g.push(Op::Gate, &[x, mask])
     }),
+    ("rfft2", |g| {
+        let x = image(g, [5, 4, 2]);
+        g.push(Op::Rfft2 { dual: false }, &[x])
+    }),
+    ("rfft2.dual", |g| {
+        let x = image(g, [4, 5, 2]);
+        g.push(Op::Rfft2 { dual: true }, &[x])
+    }),
+    ("irfft2", |g| {
+        let x = g.input("x", Shape::per_image(&[2, 5, 3, 2]), DType::F32);
+        g.push(Op::Irfft2 { width: 4, dual: false }, &[x])
+    }),
+    ("irfft2.dual", |g| {
+        let x = g.input("x", Shape::per_image(&[2, 4, 3, 2]), DType::F32);
+        g.push(Op::Irfft2 { width: 5, dual: true }, &[x])
+    }),
+    ("spectrum_filter", |g| {
+        let x = image(g, [5, 4, 2]);
+        let weight = g.param("weight", &[5, 3], Role::Statistic);
+        g.push(Op::SpectrumFilter, &[x, weight])
+    }),
     ("add.one_value_twice", |g| {
         let x = image(g, [2, 2, 3]);
         g.add(x, x)

@@ -6,6 +6,7 @@ mod conv;
 mod conv_half;
 mod direct;
 mod dropout;
+mod fft;
 mod gemm;
 mod halves;
 mod layout;
@@ -105,6 +106,7 @@ pub fn trials() -> Vec<Trial> {
         .chain(dropout::cases())
         .chain(optim::cases())
         .chain(rows::cases())
+        .chain(fft::cases())
     {
         for isa in Isa::available() {
             let case = case.clone();
@@ -123,7 +125,7 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.extend(conv_half::trials());
-    let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
+    let alone = [augment::trials, dropout::trials, fft::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
     trials.extend(alone.into_iter().flat_map(|list| list()));
     trials
 }

@@ -14,6 +14,7 @@ mod models;
 mod mutants;
 mod plans;
 mod resources;
+mod spectrum;
 mod support;
 mod tidy;
 mod torch;
@@ -36,6 +37,7 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     mutants::trials,
     plans::trials,
     resources::trials,
+    spectrum::trials,
     support::trials,
     tidy::trials,
     training::trials,

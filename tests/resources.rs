@@ -27,6 +27,11 @@ use Precision::{Bf16, F32};
 const PLANS: &[Row] = &[
     Row::new("pgd_linf.32x32", &[F32], |p| pgd(32, p)),
     Row::new("pgd_linf.224x224", &[F32], |p| pgd(224, p)),
+    Row::new("fft.32x32", &[F32], |p| fft([32, 32], p)),
+    Row::new("fft.224x224", &[F32], |p| fft([224, 224], p)),
+    Row::new("fft.radices", &[F32], |p| fft([175, 245], p)),
+    Row::new("fft.large_radices", &[F32], |p| fft([245, 343], p)),
+    Row::new("fft.large", &[F32], |p| fft([512, 480], p)),
     Row::new("chain.c3", &[F32], |p| chain(3, p)),
     Row::new("chain.c64", &[F32, Bf16], |p| chain(64, p)),
     Row::new("attack.resnet8", &[F32, Bf16], |p| attack("resnet8-cifar10", p)),
@@ -48,6 +53,8 @@ const NAMED: &[&str] = &[
     "loss_grad P_TEAM=32",
     "norm_sums P_G=1 P_KIND=0 P_V=8 P_X=1 P_Y=1",
     "optim_update",
+    "fft_bass P_H=32 P_SHARED=1 P_THREADS=64 P_W=32",
+    "fft_filter P_H=224 P_SHARED=1 P_THREADS=512 P_W=224",
     "pointwise_chain P_C=64 P_CAP=0 P_EPI=0 P_HALF=0 P_STORE=1 P_X=0 P_Y=1",
     "pointwise_chain P_C=64 P_CAP=0 P_EPI=30498 P_HALF=1 P_STORE=1 P_X=1 P_Y=1",
 ];
@@ -228,6 +235,19 @@ fn pgd(side: usize, precision: Precision) -> Result<Plan> {
     let [alpha, eps] = ["alpha", "eps"].map(|name| g.input(name, Shape::per_image(&[]), DType::F32));
     let next = g.push(Op::PgdStep { norm: Norm::Linf }, &[x, x0, dx, alpha, eps]);
     planned(&g, next, precision)
+}
+
+/// Every spectral op on images of one size.
+fn fft([h, w]: [usize; 2], precision: Precision) -> Result<Plan> {
+    let mut g = Graph::new();
+    let x = g.input("x", Shape::per_image(&[h, w, 3]), DType::F32);
+    let weight = g.input("weight", Shape::fixed(&[h, w / 2 + 1]), DType::F32);
+    let spectrum = g.push(Op::Rfft2 { dual: false }, &[x]);
+    let back = g.push(Op::Irfft2 { width: w, dual: false }, &[spectrum]);
+    let filtered = g.push(Op::SpectrumFilter, &[back, weight]);
+    let balanced = g.push(Op::Bass, &[filtered]);
+    let power = g.push(Op::RingSums { power: true }, &[balanced]);
+    planned(&g, power, precision)
 }
 
 /// Element-wise operations on a value of `channels` channels, ReLUs with and without a cap.

@@ -109,13 +109,20 @@ const LAYERS: &[&[&str]] = &[
     &["graph"],
     &["nn", "plan"],
     &["cpu", "gpu"],
-    &["device", "session", "data", "outcome"],
+    &["device", "session", "data", "outcome", "spectrum"],
     &["attack", "train", "study"],
     &["report"],
     &["cli", "main"],
 ];
-const SIBLINGS: &[(&str, &str)] =
-    &[("train", "attack"), ("study", "attack"), ("study", "train"), ("session", "device"), ("rng", "threat"), ("main", "cli")];
+const SIBLINGS: &[(&str, &str)] = &[
+    ("train", "attack"),
+    ("study", "attack"),
+    ("study", "train"),
+    ("session", "device"),
+    ("spectrum", "device"),
+    ("rng", "threat"),
+    ("main", "cli"),
+];
 
 fn is_rust(path: &str) -> bool {
     path.ends_with(".rs")

@@ -59,7 +59,7 @@ pub fn cases(everything: bool) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for (card, (name, batch)) in CARDS.into_iter().enumerate() {
         let model = ModelCard::find(name).unwrap_or_else(|e| panic!("a shipped card: {e}"));
-        for graph in [attack_graph(&model), training_graph(&model)] {
+        for graph in [attack_graph(&model), training_graph(&model), spectral_graph(&model)] {
             for value in graph.values() {
                 let site = Site { graph: &graph, value, batch };
                 let Some((name, shape)) = STEMS.iter().find_map(|describe| describe(&site)) else { continue };
@@ -134,6 +134,19 @@ fn attack_graph(card: &ModelCard) -> Graph {
     for norm in [Norm::Linf, Norm::L2, Norm::L1] {
         g.push(Op::PgdStep { norm }, &[x, x0, grad, alpha, eps]);
     }
+    g
+}
+
+/// Everything that is done to the spectra of a network's images.
+fn spectral_graph(card: &ModelCard) -> Graph {
+    let mut g = Graph::new();
+    let x = image_input(&mut g, "x", card);
+    let [_, h, w] = card.input;
+    let weight = g.input("weight", Shape::fixed(&[h, w / 2 + 1]), DType::F32);
+    let spectrum = g.push(Op::Rfft2 { dual: false }, &[x]);
+    g.push(Op::Irfft2 { width: w, dual: false }, &[spectrum]);
+    g.push(Op::SpectrumFilter, &[x, weight]);
+    g.push(Op::RingSums { power: true }, &[x]);
     g
 }
 

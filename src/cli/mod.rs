@@ -5,6 +5,7 @@ mod attack;
 mod attack_args;
 mod attacks;
 mod complete;
+mod dataset;
 mod devices;
 mod infer;
 mod kernel;
@@ -16,6 +17,7 @@ mod plan;
 mod progress;
 mod results;
 mod run_args;
+mod spectrum;
 mod stop;
 mod train;
 mod value;
@@ -57,6 +59,8 @@ enum Command {
     Infer(infer::Args),
     Train(Box<train::Args>),
     Merge(merge::Args),
+    Dataset(dataset::Args),
+    Spectrum(Box<spectrum::Args>),
     Plan(plan::Args),
     Models(models::Args),
     Devices(devices::Args),
@@ -75,6 +79,8 @@ impl Cli {
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
             Command::Merge(args) => merge::run(&args),
+            Command::Dataset(args) => dataset::run(&args),
+            Command::Spectrum(args) => spectrum::run(&args),
             Command::Plan(args) => plan::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Devices(args) => devices::run(&args),

@@ -63,6 +63,10 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Whether a model was named at all.
+    pub fn named(&self) -> bool {
+        self.card.model.is_some() || self.weights.is_some()
+    }
     /// Name or path of the card. The embedded network knows the synthetic images only.
     fn name(&self, data: &DataArgs) -> Result<&str> {
         self.card.name(self.weights.is_none() && data.synthetic())
@@ -135,6 +139,14 @@ impl DataArgs {
             limit: self.limit,
             ..data::Options::default()
         };
+        Dataset::open(&self.data, &options)
+    }
+    /// Opens the images as they are, for no model in particular.
+    ///
+    /// # Errors
+    /// Where they are missing or broken.
+    pub fn open_any(&self) -> Result<Dataset> {
+        let options = data::Options { split: self.split, offset: self.offset, limit: self.limit, ..data::Options::default() };
         Dataset::open(&self.data, &options)
     }
     /// Whether the images are the engine's own.

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, dropout, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
+use super::{Epi, Isa, dropout, fft, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Op, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
@@ -404,6 +404,11 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
                 _ => optim::ema(out, f(1), f(2)),
             }
         }
+        Op::Rfft2 { dual } => fft::rfft2(cx.hwc(x[0]), *dual, f(0), f32s(out)),
+        Op::Irfft2 { dual, .. } => fft::irfft2(cx.hwc(step.output), *dual, f(0), f32s(out)),
+        Op::SpectrumFilter => fft::filter(cx.hwc(x[0]), f(0), f(1), f32s(out)),
+        Op::RingSums { power } => fft::ring_sums(cx.hwc(x[0]), *power, f(0), f32s(out)),
+        Op::Bass => fft::bass(cx.hwc(x[0]), f(0), f32s(out)),
         other => unreachable!("{other:?} is a leaf, a chain or reads packed weights"),
     }
 }

@@ -8,6 +8,7 @@ mod dropout;
 #[allow(unsafe_code)] // vector loads and stores
 mod epilogue;
 mod executor;
+pub(crate) mod fft;
 mod gemm;
 mod layout;
 mod loss;

@@ -68,8 +68,17 @@ enum Target {
 #[derive(Clone, Debug)]
 struct Content {
     floats: &'static str,
+    /// Whether the array holds bytes and not floats.
+    bytes: bool,
     dims: Vec<usize>,
     integers: &'static [&'static str],
+}
+
+impl Content {
+    /// Bytes of an element of the array.
+    fn item(&self) -> usize {
+        if self.bytes { 1 } else { size_of::<f32>() }
+    }
 }
 
 impl Writer {
@@ -78,12 +87,18 @@ impl Writer {
     /// Fails now where nothing can be written later: no such folder, no right to it, or parts of another run in it.
     pub fn create(path: &Path, shape: [usize; 3]) -> Result<Self> {
         let integers = &["label", "prediction", "index"];
-        Self::open(path, Content { floats: "adversarial", dims: shape.to_vec(), integers })
+        Self::open(path, Content { floats: "adversarial", bytes: false, dims: shape.to_vec(), integers })
     }
 
     /// For outputs of a model with `classes` classes: `logits` (f32), `label`, `index` (i64).
     pub fn create_logits(path: &Path, classes: usize) -> Result<Self> {
-        Self::open(path, Content { floats: "logits", dims: vec![classes], integers: &["label", "index"] })
+        Self::open(path, Content { floats: "logits", bytes: false, dims: vec![classes], integers: &["label", "index"] })
+    }
+
+    /// For images of `shape` `[C, H, W]` as bytes: `images` (u8), `label` (where `labelled`) and `index` (i64).
+    pub fn create_images(path: &Path, shape: [usize; 3], labelled: bool) -> Result<Self> {
+        let integers: &[&str] = if labelled { &["label", "index"] } else { &["index"] };
+        Self::open(path, Content { floats: "images", bytes: true, dims: shape.to_vec(), integers })
     }
 
     fn open(path: &Path, content: Content) -> Result<Self> {
@@ -113,17 +128,29 @@ impl Writer {
     /// Adds images. Panics for a writer of logits, or where the slices do not fit each other.
     pub fn append(&mut self, rows: &Attacked) -> Result<()> {
         assert_eq!(self.content.floats, "adversarial", "this writer takes logits");
-        self.push(rows.adversarial, &[rows.label, rows.prediction, rows.index])
+        self.push(bytemuck::cast_slice(rows.adversarial), &[rows.label, rows.prediction, rows.index])
     }
 
     /// Adds outputs. Panics for a writer of images, or where the slices do not fit each other.
     pub fn append_logits(&mut self, rows: &Inferred) -> Result<()> {
         assert_eq!(self.content.floats, "logits", "this writer takes images");
-        self.push(rows.logits, &[rows.label, rows.index])
+        self.push(bytemuck::cast_slice(rows.logits), &[rows.label, rows.index])
     }
 
-    fn push(&mut self, floats: &[f32], integers: &[&[i64]]) -> Result<()> {
-        let (rows, size) = (integers[0].len(), self.content.dims.iter().product::<usize>());
+    /// Adds images `[N, C, H, W]` of bytes with their labels, where the set has them, and their positions in the split. Panics for
+    /// a writer of something else, or where the slices do not fit each other.
+    pub fn append_images(&mut self, images: &[u8], label: Option<&[i32]>, index: &[u32]) -> Result<()> {
+        assert_eq!(self.content.floats, "images", "this writer takes something else");
+        assert_eq!(self.content.integers.len(), 1 + usize::from(label.is_some()), "labels for all images or for none");
+        let index: Vec<i64> = index.iter().map(|&i| i.into()).collect();
+        match label {
+            Some(label) => self.push(images, &[&label.iter().map(|&l| l.into()).collect::<Vec<i64>>(), &index]),
+            None => self.push(images, &[&index]),
+        }
+    }
+
+    fn push(&mut self, floats: &[u8], integers: &[&[i64]]) -> Result<()> {
+        let (rows, size) = (integers[0].len(), self.content.dims.iter().product::<usize>() * self.content.item());
         assert_eq!(floats.len(), rows * size, "{rows} rows of {:?}", self.content.dims);
         assert!(integers.iter().all(|i| i.len() == rows), "columns of different lengths");
         let room = if matches!(self.target, Target::Folder(_)) { PART_ROWS } else { usize::MAX };
@@ -231,8 +258,8 @@ impl Spool {
         self.integers[0].len()
     }
 
-    fn append(&mut self, floats: &[f32], integers: &[&[i64]]) -> io::Result<()> {
-        self.floats.write_all(bytemuck::cast_slice(floats))?;
+    fn append(&mut self, floats: &[u8], integers: &[&[i64]]) -> io::Result<()> {
+        self.floats.write_all(floats)?;
         for (column, new) in self.integers.iter_mut().zip(integers) {
             column.extend_from_slice(new);
         }
@@ -268,7 +295,7 @@ impl Spool {
         for name in content.integers {
             describe(name, "I64", vec![self.rows()], size_of::<i64>());
         }
-        describe(content.floats, "F32", self.shape(content), size_of::<f32>());
+        describe(content.floats, if content.bytes { "U8" } else { "F32" }, self.shape(content), content.item());
         let mut header = Value::Object(header).to_string();
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
         out.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -283,8 +310,12 @@ impl Spool {
     fn npz(&mut self, content: &Content, out: &mut (impl Write + Seek)) -> io::Result<()> {
         let mut archive = NpzWriter::new(out);
         let shape: Vec<u64> = self.shape(content).iter().map(|&d| d as u64).collect();
-        let bytes = shape.iter().product::<u64>() * size_of::<f32>() as u64;
-        self.copy_floats(&mut begin::<f32, _>(&mut archive, content.floats, &shape, bytes)?)?;
+        let bytes = shape.iter().product::<u64>() * content.item() as u64;
+        if content.bytes {
+            self.copy_floats(&mut begin::<u8, _>(&mut archive, content.floats, &shape, bytes)?)?;
+        } else {
+            self.copy_floats(&mut begin::<f32, _>(&mut archive, content.floats, &shape, bytes)?)?;
+        }
         for (name, column) in content.integers.iter().zip(&self.integers) {
             let bytes = size_of_val(column.as_slice()) as u64;
             let mut entry = begin::<i64, _>(&mut archive, name, &shape[..1], bytes)?;

@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod cuda;
 pub mod driver;
 mod executor;
+pub mod fft;
 pub mod image;
 pub mod lower;
 pub mod nvrtc;

@@ -65,7 +65,7 @@ fn differentiable(op: &Op, position: usize) -> bool {
         Op::BatchNorm { .. } => position < 3,
         Op::BatchNormTrain { .. } => position != 1,
         Op::BatchStats | Op::RunningUpdate { .. } | Op::DropoutMask { .. } | Op::ReluMask { .. } | Op::MaxPoolIndex(_) => false,
-        Op::Dropout { .. } => position == 0,
+        Op::Dropout { .. } | Op::SpectrumFilter => position == 0,
         _ => true,
     }
 }
@@ -144,6 +144,13 @@ fn rule(graph: &mut Graph, y: Value, op: &Op, x: &[Value], g: Value, position: u
         (Op::Unflatten { .. }, _) => graph.push(Op::Flatten, &[g]),
         (Op::Scale { factor }, _) => graph.push(Op::Scale { factor: *factor }, &[g]),
         (Op::Dropout { p }, 0) => graph.push(Op::Dropout { p: *p }, &[g, x[1]]),
+        (Op::SpectrumFilter, 0) => graph.push(Op::SpectrumFilter, &[g, x[1]]),
+        (Op::Rfft2 { dual }, _) => {
+            let width = hw(graph, x[0])[1];
+            graph.push(Op::Irfft2 { width, dual: !dual }, &[g])
+        }
+        (Op::Irfft2 { dual, .. }, _) => graph.push(Op::Rfft2 { dual: !dual }, &[g]),
+        (Op::Bass, _) => g,
         _ => panic!("{op:?} has no derivative in input {position}"),
     }
 }

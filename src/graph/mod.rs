@@ -4,12 +4,14 @@
 mod builder;
 mod grad;
 mod op;
+mod ring;
 mod shape;
 
 use std::collections::BTreeMap;
 
 pub use grad::vjp;
 pub use op::{Conv, Loss, Op, Pool, ResponseNorm, Role, StartKind};
+pub use ring::Rings;
 
 use crate::tensor::{DType, Shape};
 

@@ -302,4 +302,23 @@ pub enum Op {
     /// `(average, value, decay)` -> `decay * average + (1 - decay) * value`; `decay` is a scalar. `average` may be
     /// replaced in place.
     Ema,
+
+    /// `[N, H, W, C]` -> `[N, C, H, W/2+1, 2]`: the half of each channel's spectrum that determines it, as (real, imaginary).
+    /// With `dual` times 1 or 2 (the copies of a column in the whole spectrum) over H*W, which makes it the adjoint of
+    /// `Irfft2`.
+    Rfft2 { dual: bool },
+    /// `[N, C, H, W/2+1, 2]` -> `[N, H, W, C]`, divided by H*W; imaginary parts that a real image cannot have are left out.
+    /// With `dual` every coefficient counts once and nothing is divided: the adjoint of `Rfft2`.
+    Irfft2 { width: usize, dual: bool },
+    /// `(x, w)`: every frequency of `x [N, H, W, C]` times its weight in `w [H, W/2+1]`, and back. Of two columns of the half
+    /// that are their own mirror image, the mean of a weight and its mirror's counts.
+    SpectrumFilter,
+    /// `[N, H, W, C]` -> `[N, C, R]`: sums of amplitude, or power, over the rings of each channel's whole spectrum
+    /// ([`crate::graph::Rings`]).
+    RingSums { power: bool },
+    /// Balanced spectrum sampling of images in [0,1], rounded to bytes first: in each channel each ring but the first and the
+    /// last is weighted by `p_new / p_old`, with `p_old` its share of the mean amplitudes and `p_new` that of their logarithms;
+    /// the result is clipped and cut down to bytes, over 255. A channel where a mean amplitude is below 1 stays as it is.
+    /// The derivative goes straight through.
+    Bass,
 }

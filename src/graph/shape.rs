@@ -315,8 +315,32 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             assert_eq!(*at(2), Shape::fixed(&[]), "{op:?}: the decay is not a scalar");
             at(0).clone()
         }
+        Op::Rfft2 { .. } | Op::Irfft2 { .. } | Op::SpectrumFilter | Op::RingSums { .. } | Op::Bass => {
+            count(if *op == Op::SpectrumFilter { 2 } else { 1 });
+            f32s(&(0..inputs.len()).collect::<Vec<_>>());
+            spectral(op, at(0), inputs.get(1).map(|i| i.0))
+        }
     };
     (shape, DType::F32)
+}
+
+fn spectral(op: &Op, x: &Shape, weight: Option<&Shape>) -> Shape {
+    if let Op::Irfft2 { width, .. } = *op {
+        let [c, h, half, 2] = x.dims[..] else { panic!("{op:?} on {x}") };
+        assert!(x.batched && half == width / 2 + 1, "{op:?} on {x}");
+        return Shape::per_image(&[h, width, c]);
+    }
+    let (h, w, c) = x.hwc();
+    let rings = super::Rings::new(h, w);
+    match op {
+        Op::Rfft2 { .. } => Shape::per_image(&[c, h, rings.half(), 2]),
+        Op::RingSums { .. } => Shape::per_image(&[c, rings.count()]),
+        Op::SpectrumFilter => {
+            assert_eq!(weight, Some(&Shape::fixed(&[h, rings.half()])), "{op:?} on {x}: the weights");
+            x.clone()
+        }
+        _ => x.clone(),
+    }
 }
 
 fn conv_weight(conv: &super::Conv, w: &Shape) {

@@ -94,5 +94,10 @@ fn in_network(op: &Op) -> bool {
             | Op::SgdVelocity
             | Op::SgdStep { .. }
             | Op::Ema
+            | Op::Rfft2 { .. }
+            | Op::Irfft2 { .. }
+            | Op::SpectrumFilter
+            | Op::RingSums { .. }
+            | Op::Bass
     )
 }

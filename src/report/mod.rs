@@ -2,7 +2,14 @@
 //! Must not know devices or the command line: every fact is handed in.
 
 mod json;
+pub mod page;
+pub mod plot;
+pub mod table;
 mod text;
+
+pub use page::Page;
+pub use plot::{HeatMap, Plot};
+pub use table::Table;
 
 pub use json::{attack_json, infer_json};
 pub use text::{attack_text, bytes_text, infer_text, radius_text};

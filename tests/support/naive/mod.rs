@@ -2,6 +2,7 @@
 //! Must not call the engine; it shares only the graph and the geometry of convolutions and pools.
 
 mod conv;
+pub mod fft;
 mod loss;
 mod norm;
 mod optim;
@@ -53,7 +54,7 @@ pub fn eval_all(graph: &Graph, batch: usize, given: &Values, wanted: &[Value]) -
 
 /// One input of an op.
 #[derive(Clone, Copy)]
-struct Arg<'a> {
+pub struct Arg<'a> {
     data: &'a [f64],
     shape: &'a Shape,
     batch: usize,
@@ -83,6 +84,11 @@ impl Arg<'_> {
         assert_eq!(self.data.len(), other.data.len(), "{} against {}", self.shape, other.shape);
         self.data.iter().zip(other.data).map(|(&a, &b)| f(a, b)).collect()
     }
+}
+
+/// Images for what has no op.
+pub fn fft_arg<'a>(data: &'a [f64], shape: &'a Shape) -> Arg<'a> {
+    Arg { data, shape, batch: data.len() / shape.elems() }
 }
 
 fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
@@ -158,5 +164,11 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),
         Op::Ema => optim::ema(args),
+
+        Op::Rfft2 { dual } => fft::rfft2(&args[0], *dual),
+        Op::Irfft2 { width, dual } => fft::irfft2(&args[0], *width, *dual),
+        Op::SpectrumFilter => fft::filter(&args[0], args[1].data),
+        Op::RingSums { power } => fft::ring_sums(&args[0], *power),
+        Op::Bass => fft::bass(&args[0]),
     }
 }
