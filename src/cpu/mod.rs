@@ -9,6 +9,7 @@ mod dropout;
 mod epilogue;
 mod executor;
 mod gemm;
+mod hyperplane;
 mod layout;
 mod loss;
 mod norm;

@@ -17,6 +17,7 @@ mod conv;
 mod conv_mma;
 mod dropout;
 mod gemm;
+mod hyperplane;
 mod layout;
 mod loss;
 mod norm;
