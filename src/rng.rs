@@ -22,6 +22,8 @@ pub enum Purpose {
     Augment = 6,
     /// Initial weights; the position of the tensor takes the place of the image.
     Init = 7,
+    /// The direction in which a restart of FAB begins.
+    FabStart = 10,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.
@@ -117,6 +119,35 @@ pub fn start_sign(a: f32, stream: &Stream, x0: &[f32], out: &mut [f32]) {
     assert_eq!(x0.len(), out.len(), "start: image and result differ in length");
     stream.with(Purpose::Start).fill_normal(out);
     out.iter_mut().for_each(|v| *v = if *v == 0.0 { 0.0 } else { a.copysign(*v) });
+    add_clipped(x0, out);
+}
+
+/// `x0` moved by `length` in a random direction, clipped to [0,1]; one image in CHW order. L-inf: `U(-1,1)` each, divided by
+/// the largest; L2 and L1: Gaussian, divided by its norm (the restarts of FAB, Croce and Hein 2020). Purpose `FabStart`.
+pub fn start_at(norm: Norm, length: f32, stream: &Stream, x0: &[f32], out: &mut [f32]) {
+    assert_eq!(x0.len(), out.len(), "start: image and result differ in length");
+    // In whole multiples of 2^-40: a sum that has the same bits in every order. Terms are below 34.
+    assert!(x0.len() < 1 << 18, "{} elements overflow the sum", x0.len());
+    let whole = |term: f64| (term * 2f64.powi(40)) as u64;
+    let total =
+        |out: &[f32], term: fn(f64) -> f64| out.iter().map(|&v| whole(term(f64::from(v)))).sum::<u64>() as f64 * 2f64.powi(-40);
+    let stream = stream.with(Purpose::FabStart);
+    let size = match norm {
+        Norm::Linf => {
+            stream.fill_uniform(out);
+            out.iter_mut().for_each(|v| *v = 2.0 * *v - 1.0);
+            out.iter().map(|v| f64::from(v.abs())).fold(0.0, f64::max)
+        }
+        Norm::L2 => {
+            stream.fill_normal(out);
+            total(out, |v| v * v).sqrt()
+        }
+        Norm::L1 => {
+            stream.fill_normal(out);
+            total(out, f64::abs)
+        }
+    };
+    scale(out, if size > 0.0 { f64::from(length) / size } else { 0.0 });
     add_clipped(x0, out);
 }
 

@@ -1,8 +1,11 @@
 //! Attacks: what one is, what it is given, what it answers; and the run around them, from clean images to a verdict on each.
 //! Must not know the command line or how a report looks.
 
+mod boundary;
 mod check;
 mod choices;
+mod deepfool;
+mod fab;
 mod job;
 mod journal;
 mod pgd;
@@ -18,6 +21,8 @@ use serde_json::{Map, Value as Json};
 
 pub use check::doubts;
 pub use choices::{AttackLoss, Keep};
+pub use deepfool::DeepFool;
+pub use fab::Fab;
 pub use job::{Given, Hooks, Job, Progress, Returned, ReturnedHook};
 pub use journal::Journal;
 pub use pgd::{Pgd, Start, StepValues};

@@ -23,7 +23,7 @@ pub struct AttackArgs {
     #[arg(long, value_name = "NAME", default_value = "pgd", ignore_case = true, hide_possible_values = true,
           value_parser = PossibleValuesParser::new(possible()).map(|name| find(&name)))]
     attack: &'static Entry,
-    /// How the change of an image is measured [default: linf]
+    /// How the change of an image is measured [default: linf; deepfool l2]
     #[arg(long, value_enum, ignore_case = true, alias = "ord")]
     norm: Option<Norm>,
     /// Radius: how far an image may be changed [default: linf 8/255, l2 0.5, l1 12]
@@ -32,7 +32,7 @@ pub struct AttackArgs {
     /// Step size [default: linf 2/255, l2 0.1, l1 1; fgsm-rs 1.25 eps]
     #[arg(long, value_name = "LENGTH", aliases = ["eps-iter", "eps-step", "step-size", "pgd-alpha"], allow_hyphen_values = true)]
     alpha: Option<String>,
-    /// Steps [default: pgd and bim 20]
+    /// Steps [default: pgd and bim 20; fab and fab-t 100; deepfool 50]
     #[arg(long, value_name = "N", value_parser = count, aliases = ["nb-iter", "n-iter", "attack-iters", "num-steps", "max-iter"])]
     pub steps: Option<usize>,
     /// Independent runs; an image leaves after the first that breaks it [default: 1]
@@ -52,6 +52,30 @@ pub struct AttackArgs {
     /// Which iterate is returned [default: last]
     #[arg(long = "return", value_enum, ignore_case = true)]
     pub keep: Option<Keep>,
+    /// How far past the boundary a step of FAB goes, 1 being onto it [default: 1.05]
+    #[arg(long, value_name = "FACTOR")]
+    pub eta: Option<f64>,
+    /// What is left of the change after FAB's step back [default: 0.9]
+    #[arg(long, value_name = "FACTOR")]
+    pub beta: Option<f64>,
+    /// Largest weight of the original image in a step of FAB [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub alpha_max: Option<f64>,
+    /// Classes aimed at one after the other, by the clean logits [default: 9]
+    #[arg(long, value_name = "N", value_parser = count, alias = "n-target-classes")]
+    pub targets: Option<usize>,
+    /// Classes with the highest logits whose boundaries a step compares, up to 64 [default: 20]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub candidates: Option<usize>,
+    /// Look for the nearest adversarial image, whatever its distance [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub nearest: Option<bool>,
+    /// How far past the boundary a step of DeepFool goes, as a part of the step [default: 0.02]
+    #[arg(long, value_name = "SHARE")]
+    pub overshoot: Option<f64>,
+    /// What DeepFool adds to the difference of logits, so that it does not end on the boundary [default: 1e-4]
+    #[arg(long, value_name = "LOGIT")]
+    pub push: Option<f64>,
 }
 
 /// Names of attacks, with their other names.
@@ -96,6 +120,14 @@ impl AttackArgs {
             ("loss", self.loss.is_some()),
             ("target", self.target.is_some()),
             ("return", self.keep.is_some()),
+            ("eta", self.eta.is_some()),
+            ("beta", self.beta.is_some()),
+            ("alpha-max", self.alpha_max.is_some()),
+            ("targets", self.targets.is_some()),
+            ("candidates", self.candidates.is_some()),
+            ("nearest", self.nearest.is_some()),
+            ("overshoot", self.overshoot.is_some()),
+            ("push", self.push.is_some()),
         ];
         all.into_iter().filter(|(_, typed)| *typed).map(|(option, _)| option).collect()
     }
@@ -103,6 +135,11 @@ impl AttackArgs {
     /// The norm, L-inf where none was typed.
     pub fn norm(&self) -> Norm {
         self.norm.unwrap_or(Norm::Linf)
+    }
+
+    /// The norm, `default` where none was typed.
+    pub fn norm_or(&self, default: Norm) -> Norm {
+        self.norm.unwrap_or(default)
     }
 
     /// Norm and radius, the radius of the norm where none was typed.

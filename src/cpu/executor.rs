@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, dropout, fft, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
+use super::{Epi, Isa, dropout, fft, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
 use crate::error::{Error, Result};
-use crate::graph::{Conv, Graph, Op, Value};
+use crate::graph::{Conv, Graph, Op, Plane, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
 
 /// How the CPU executor works.
@@ -393,6 +393,7 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
             }
             pgd::step(*norm, n, out, f(1), f(2), f(3), f(4));
         }
+        Op::Hyperplane(plane) => run_plane(cx, step, *plane, views, out),
         Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => {
             let out = f32s(out);
             if !in_place(views, step, 0) {
@@ -410,6 +411,31 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
         Op::RingSums { power } => fft::ring_sums(cx.hwc(x[0]), *power, f(0), f32s(out)),
         Op::Bass => fft::bass(cx.hwc(x[0]), f(0), f32s(out)),
         other => unreachable!("{other:?} is a leaf, a chain or reads packed weights"),
+    }
+}
+
+/// The parts of FAB and DeepFool.
+fn run_plane(cx: &Context, step: &Step, plane: Plane, views: &mut Views, out: &mut [u8]) {
+    let x = &step.inputs;
+    let f = |i: usize| views.f32(x[i]);
+    if matches!(plane, Plane::FabStep { .. } | Plane::DeepFoolStep { .. } | Plane::Back { .. }) && !in_place(views, step, 0) {
+        f32s(out).copy_from_slice(f(0));
+    }
+    match plane {
+        Plane::Rival { place } => {
+            hyperplane::rival(place, cx.channels(x[0]), f(0), views.i32(x[1]), bytemuck::cast_slice_mut(out));
+        }
+        Plane::Distance { norm } => hyperplane::distance(norm, f(0), f(1), f32s(out)),
+        Plane::Start { norm } => {
+            let lasting = pgd::Place { index: views.i32(x[1]), restart: views.i32(x[2]), length: f(3), seed: views.i32(x[4]) };
+            hyperplane::start(norm, cx.hwc(x[0]), f(0), lasting, f32s(out));
+        }
+        Plane::FabStep { norm, eta, alpha_max } => hyperplane::fab(norm, [eta, alpha_max], f32s(out), f(1), f(2), f(3)),
+        Plane::DeepFoolStep { norm, overshoot, push } => {
+            hyperplane::deepfool(norm, [overshoot, push], f32s(out), f(1), f(2), f(3));
+        }
+        Plane::Nearer { norm } => hyperplane::nearer(norm, f(0), f(1), f(2), f(3), f32s(out)),
+        Plane::Back { beta } => hyperplane::back(beta, f32s(out), f(1), f(2)),
     }
 }
 

@@ -10,6 +10,7 @@ mod epilogue;
 mod executor;
 pub(crate) mod fft;
 mod gemm;
+mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;

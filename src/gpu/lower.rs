@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
-use super::{conv, dropout, fft, gemm, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
+use super::{conv, dropout, fft, gemm, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
@@ -351,6 +351,7 @@ impl Lower<'_> {
             Op::Greater | Op::MaxRows | Op::SelectRows | Op::Column { .. } | Op::GradStatus => rows::lower(self, step, op),
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
+            Op::Hyperplane(plane) => hyperplane::lower(self, step, *plane),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Rfft2 { .. } | Op::Irfft2 { .. } | Op::SpectrumFilter | Op::RingSums { .. } | Op::Bass => {
                 fft::lower(self, step, op);

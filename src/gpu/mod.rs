@@ -18,6 +18,7 @@ mod conv;
 mod conv_mma;
 mod dropout;
 mod gemm;
+mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;

@@ -10,7 +10,7 @@ mod shape;
 use std::collections::BTreeMap;
 
 pub use grad::vjp;
-pub use op::{Conv, Loss, Op, Pool, ResponseNorm, Role, StartKind};
+pub use op::{Conv, Loss, Op, Plane, Pool, ResponseNorm, Role, StartKind};
 pub use ring::Rings;
 
 use crate::tensor::{DType, Shape};

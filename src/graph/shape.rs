@@ -1,8 +1,9 @@
 //! The shape and element type that each op gives, in one match.
 //! Knows nothing but ops and shapes; a misfit is a programmer's error and panics with the numbers.
 
-use super::op::Op;
+use super::op::{Op, Plane};
 use crate::tensor::{DType, Shape};
+use crate::threat::Norm;
 
 /// Shape and type of the output. Panics where the inputs do not fit the op.
 pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
@@ -300,6 +301,7 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             is_rows(4);
             at(0).clone()
         }
+        Op::Hyperplane(plane) => return hyperplane(*plane, inputs),
         Op::SgdVelocity | Op::SgdStep { .. } => {
             count(4);
             f32s(&[0, 1, 2, 3]);
@@ -340,6 +342,45 @@ fn spectral(op: &Op, x: &Shape, weight: Option<&Shape>) -> Shape {
             x.clone()
         }
         _ => x.clone(),
+    }
+}
+
+fn hyperplane(plane: Plane, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
+    let (count, images, rows) = match plane {
+        Plane::Rival { .. } => (2, 0..0, 1..2),
+        Plane::Distance { .. } => (2, 1..2, 0..1),
+        Plane::Start { .. } => (5, 0..1, 1..4),
+        Plane::FabStep { .. } => (4, 0..3, 3..4),
+        Plane::DeepFoolStep { .. } => (4, 0..2, 2..4),
+        Plane::Nearer { .. } => (4, 1..3, 0..1),
+        Plane::Back { .. } => (3, 0..2, 2..3),
+    };
+    assert_eq!(inputs.len(), count, "{plane:?} takes {count} inputs");
+    let at = |i: usize| inputs[i].0;
+    for i in images.clone() {
+        assert!(at(i).batched && at(i) == at(images.start), "{plane:?}: input {i} is {}", at(i));
+    }
+    for i in rows {
+        assert_eq!(*at(i), Shape::per_image(&[]), "{plane:?}: input {i} is not one value an image");
+    }
+    match plane {
+        Plane::Rival { place } => {
+            let classes = at(0).elems();
+            assert!(at(0).batched && place + 1 < classes, "{plane:?} among {classes} classes");
+            assert_eq!(inputs[1].1, DType::I32, "{plane:?}: labels are not i32");
+            (Shape::per_image(&[]), DType::I32)
+        }
+        Plane::Distance { .. } => (at(0).clone(), DType::F32),
+        Plane::Nearer { .. } => (at(3).clone(), DType::F32),
+        Plane::Start { .. } => {
+            assert_eq!(*at(4), Shape::fixed(&[3]), "{plane:?}: the seed is two words and a step");
+            (at(0).clone(), DType::F32)
+        }
+        Plane::DeepFoolStep { norm, .. } => {
+            assert!(norm != Norm::L1, "{plane:?}: L2 and L-inf only");
+            (at(0).clone(), DType::F32)
+        }
+        Plane::FabStep { .. } | Plane::Back { .. } => (at(0).clone(), DType::F32),
     }
 }
 

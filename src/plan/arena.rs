@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fuse::data_inputs;
 use super::storage::half_values;
 use super::{ALIGN, Constant, Head, Plan, Precision, Program, Segment, Slot, Step};
-use crate::graph::{Graph, Op, Value};
+use crate::graph::{Graph, Op, Plane, Value};
 
 /// Gives every value of every segment its slot.
 pub(super) fn place(
@@ -85,6 +85,7 @@ pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
     match op {
         Op::PgdStep { .. } | Op::RunningUpdate { .. } | Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => Some(0),
         Op::SelectRows => Some(2),
+        Op::Hyperplane(Plane::FabStep { .. } | Plane::DeepFoolStep { .. } | Plane::Back { .. }) => Some(0),
         _ => None,
     }
 }

@@ -91,6 +91,7 @@ fn in_network(op: &Op) -> bool {
             | Op::Start { .. }
             | Op::PgdStep { .. }
             | Op::SelectRows
+            | Op::Hyperplane(_)
             | Op::SgdVelocity
             | Op::SgdStep { .. }
             | Op::Ema
