@@ -3,7 +3,7 @@
 //! The list follows the flags of AutoAttack (Croce and Hein 2020, <https://arxiv.org/abs/2003.01690>).
 
 use super::{Found, Job};
-use crate::outcome::Doubt;
+use crate::outcome::{Doubt, Member};
 
 /// Counts over a run.
 #[derive(Debug, Default)]
@@ -102,6 +102,27 @@ impl Tally {
         }
         out
     }
+}
+
+/// Attacks without gradients that broke what those with gradients had left.
+pub(super) fn black_box(members: &[Member], images: usize) -> Vec<Doubt> {
+    let mut out = Vec::new();
+    let blind = |m: &Member| m.cost.backwards == 0 && m.cost.forwards > 0;
+    for (i, m) in members.iter().enumerate().filter(|(_, m)| blind(m) && m.broken > 0) {
+        if !members[..i].iter().any(|before| before.cost.backwards > 0) {
+            continue;
+        }
+        let points = 100.0 * m.broken as f64 / images.max(1) as f64;
+        let message = format!("`{}` broke {} images ({points:.2} points) that attacks by gradient had left", m.name, m.broken);
+        // AutoAttack's own bound.
+        let (code, more) = if points > 0.2 {
+            ("black-box-lowers", "gradients may be masked: give it more queries and restarts, or adapt the attack to the model")
+        } else {
+            ("black-box-beats-white-box", "a few such images are usual")
+        };
+        out.push(Doubt { code, message: format!("{message}; {more}") });
+    }
+    out
 }
 
 /// The device had no room for batches of the size asked for.

@@ -1,6 +1,8 @@
 //! Attacks: what one is, what it is given, what it answers; and the run around them, from clean images to a verdict on each.
 //! Must not know the command line or how a report looks.
 
+mod apgd;
+pub mod auto;
 mod check;
 mod choices;
 mod job;
@@ -14,6 +16,7 @@ use std::fmt;
 
 use serde_json::{Map, Value as Json};
 
+pub use apgd::Apgd;
 pub use choices::{AttackLoss, Keep};
 pub use job::{Given, Hooks, Job, Progress, Returned, ReturnedHook};
 pub use pgd::{Pgd, Start, StepValues};

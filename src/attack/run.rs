@@ -60,6 +60,7 @@ pub fn run(device: &Device, model: &Model, data: &Dataset, job: &Job, given: &Gi
         run.outcome.doubts.extend(attack.doubts(model.card.classes, given.starts.is_some()));
     }
     run.outcome.doubts.extend(run.tally.doubts(job, data.labelled()));
+    run.outcome.doubts.extend(check::black_box(&run.outcome.members, run.outcome.images));
     Ok(run.outcome)
 }
 

@@ -9,15 +9,14 @@ use serde_json::{Value, json};
 use super::attack_args::{AttackArgs, HEADING};
 use super::attacks;
 use super::options::{DataArgs, DeviceArgs, ModelArgs, warn_of};
-use super::output::{self, Json};
-use super::progress;
+use super::output;
+use super::results::{ResultArgs, Results, Scene, verdict};
 use super::stop::Stop;
-use super::value::{quoted, share};
-use crate::attack::{self, Given, Hooks, Job, Progress, Returned};
-use crate::data::{self, Dataset, save};
+use super::value::quoted;
+use crate::attack::{Given, Job};
+use crate::data::{self, Dataset};
 use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::outcome::Outcome;
+use crate::error::Result;
 use crate::report::{self, Facts};
 use crate::session::Model;
 
@@ -55,21 +54,9 @@ pub struct Args {
     /// Keep to direct kernels in the attack too (the verdict always does)
     #[arg(long)]
     exact: bool,
-    /// Save the returned images: a .safetensors or .npz file, or a folder of parts
-    #[arg(long, value_name = "DIR|FILE", help_heading = RESULTS)]
-    save: Option<PathBuf>,
-    /// Save the returned images as NNNNNN.png, rounded to 256 levels (which may undo an attack)
-    #[arg(long, value_name = "DIR", help_heading = RESULTS)]
-    save_png: Option<PathBuf>,
-    /// JSON to a file; bare: JSON on stdout and the report on stderr
-    #[arg(long, value_name = "FILE", num_args = 0..=1, help_heading = RESULTS)]
-    json: Option<Option<PathBuf>>,
-    /// Exit with 1 where robust accuracy is below ACC, a share such as 0.45 or 45%
-    #[arg(long, value_name = "ACC", allow_hyphen_values = true, help_heading = RESULTS)]
-    expect_robust: Option<String>,
+    #[command(flatten)]
+    results: ResultArgs,
 }
-
-const RESULTS: &str = "Results";
 
 /// What was typed, settled: nothing below refers to the command line.
 struct Settings {
@@ -88,29 +75,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let stop = Stop::listen()?;
     let settings = args.resolve()?;
-    let mut results = Results::prepare(args, &settings)?;
-    let mut outcome = settings.execute(&stop, &mut results)?;
+    let scene = settings.scene(args.data.split());
+    let described = Value::Object(settings.job.attacks[0].parameters());
+    let mut results = Results::prepare(&args.results, &scene, described, false)?;
+    let given = Given { starts: settings.starts.as_ref(), ..Given::default() };
+    let mut outcome = scene.execute(&given, &stop, &mut results)?;
     warn_of(&settings.device);
     if let Some(start) = &args.start {
         outcome.parameters.insert("start".into(), json!(start.to_string_lossy()));
     }
     let facts = Facts { batch: outcome.batch, ..args.facts(&settings) };
-    results.finish(&facts, &outcome)?;
-    match settings.expected {
-        Some(least) if outcome.robust_accuracy() < least => {
-            let (got, want) = (100.0 * outcome.robust_accuracy(), 100.0 * least);
-            output::stderr(&format!("robust accuracy {got:.2} % is below the expected {want:.2} %\n"))?;
-            Ok(ExitCode::from(1))
-        }
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    results.finish(&report::attack_text(&facts, &outcome), || report::attack_json(&facts, &outcome))?;
+    verdict(&outcome, settings.expected)
 }
 
 impl Args {
     /// Everything that can fail early fails here, the cheap checks first.
     fn resolve(&self) -> Result<Settings> {
         let attack = self.attack.resolve(self.start.is_some())?;
-        let expected = self.expect_robust.as_deref().map(|text| share("--expect-robust", text)).transpose()?;
+        let expected = self.results.expected()?;
         if self.exact {
             self.device.only_f32("attack --exact")?;
         }
@@ -162,96 +145,7 @@ fn open_starts(path: &Path, model: &Model) -> Result<Dataset> {
 }
 
 impl Settings {
-    fn execute(&self, stop: &Stop, results: &mut Results) -> Result<Outcome> {
-        let bar = progress::bar(self.data.len());
-        let shown = bar.clone();
-        let hooks = Hooks {
-            progress: Some(Box::new(move |p: Progress| {
-                shown.set_position(p.done as u64);
-                shown.set_message(format!(", {} image-steps", p.image_steps));
-            })),
-            returned: results.saves().then(|| {
-                let shape = self.model.input();
-                Box::new(move |r: &Returned| results.take(r, shape)) as attack::ReturnedHook
-            }),
-            stop: Some(Box::new(|| stop.asked())),
-        };
-        let given = Given { starts: self.starts.as_ref(), ..Given::default() };
-        let outcome = attack::run(&self.device, &self.model, &self.data, &self.job, &given, hooks);
-        bar.finish_and_clear();
-        outcome
-    }
-}
-
-/// Where everything that a run gives is written.
-struct Results {
-    json: Json,
-    set: Option<save::Writer>,
-    pictures: Option<PathBuf>,
-}
-
-impl Results {
-    /// Finds every conflict before the attack starts.
-    fn prepare(args: &Args, settings: &Settings) -> Result<Self> {
-        let shape = settings.model.input();
-        let json = Json::prepare(args.json.as_ref())?;
-        if let (Json::File(a), Some(b)) = (&json, &args.save)
-            && a == b
-        {
-            return Err(Error::usage(format!("`--json` and `--save` both name `{}`", b.display())));
-        }
-        if let Some(dir) = &args.save_png {
-            if shape[0] != 1 && shape[0] != 3 {
-                return Err(Error::usage(format!("`--save-png` takes images of 1 or 3 channels, not {}", shape[0]))
-                    .with_hint("use `--save FILE.safetensors`"));
-            }
-            output::picture_folder("--save-png", dir)?;
-        }
-        let mut set = None;
-        if let Some(path) = &args.save {
-            output::not_there("--save", path)?;
-            let mut writer = save::Writer::create(path, shape)?;
-            writer.note("model", json!(settings.model.card.name));
-            writer.note("data", json!(settings.data.spec()));
-            writer.note("split", json!(args.data.split()));
-            writer.note("attack", Value::Object(settings.job.attacks[0].parameters()));
-            writer.note("seed", json!(settings.job.seed));
-            set = Some(writer);
-        }
-        Ok(Results { json, set, pictures: args.save_png.clone() })
-    }
-
-    /// Whether returned images are wanted.
-    fn saves(&self) -> bool {
-        self.set.is_some() || self.pictures.is_some()
-    }
-
-    /// Takes returned images.
-    fn take(&mut self, returned: &Returned, shape: [usize; 3]) -> Result<()> {
-        let wide = |narrow: &[i32]| -> Vec<i64> { narrow.iter().map(|&v| v.into()).collect() };
-        let index: Vec<i64> = returned.index.iter().map(|&v| v.into()).collect();
-        if let Some(set) = &mut self.set {
-            set.append(&save::Attacked {
-                adversarial: returned.adversarial,
-                label: &wide(returned.label),
-                prediction: &wide(returned.prediction),
-                index: &index,
-            })?;
-        }
-        if let Some(dir) = &self.pictures {
-            let elems = shape.iter().product();
-            for (image, &index) in returned.adversarial.chunks_exact(elems).zip(returned.index) {
-                save::save_png(dir, index as usize, shape, image)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Files first: a report must not speak of images that could not be saved.
-    fn finish(self, facts: &Facts, outcome: &Outcome) -> Result<()> {
-        if let Some(set) = self.set {
-            set.finish()?;
-        }
-        self.json.write(&report::attack_text(facts, outcome), || report::attack_json(facts, outcome))
+    fn scene(&self, split: &'static str) -> Scene<'_> {
+        Scene { device: &self.device, model: &self.model, data: &self.data, split, job: &self.job }
     }
 }

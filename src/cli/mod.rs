@@ -6,6 +6,7 @@ mod attack_args;
 mod attacks;
 mod complete;
 mod devices;
+mod eval;
 mod infer;
 mod kernel;
 mod models;
@@ -13,6 +14,7 @@ mod options;
 mod output;
 mod plan;
 mod progress;
+mod results;
 mod stop;
 mod train;
 mod value;
@@ -51,6 +53,7 @@ Exit code: 0, or 1 where `--expect-robust` was missed, or 2 for an error.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Attack(Box<attack::Args>),
+    Eval(Box<eval::Args>),
     Infer(infer::Args),
     Train(Box<train::Args>),
     Plan(plan::Args),
@@ -68,6 +71,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Attack(args) => attack::run(&args),
+            Command::Eval(args) => eval::run(&args),
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
             Command::Plan(args) => plan::run(&args),

@@ -85,7 +85,10 @@ fn special(path: &Path) -> bool {
 }
 
 /// Fails where no file can be made under this name.
-fn writable(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Usage`] for a folder, [`Error::Io`] where its folder cannot be written.
+pub fn writable(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Err(Error::usage(format!("`{}` is a folder", path.display())).with_hint("give the name of a file"));
     }
@@ -119,7 +122,10 @@ pub fn picture_folder(option: &str, path: &Path) -> Result<()> {
 }
 
 /// Writes beside `path` and renames when complete; into devices and pipes directly.
-fn write_file(path: &Path, text: &str) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be written.
+pub fn write_file(path: &Path, text: &str) -> Result<()> {
     let failed = |e| Error::io("write", path, e);
     if special(path) {
         let file = File::options().write(true).open(path).map_err(failed)?;

@@ -13,6 +13,7 @@ pub mod nvrtc;
 pub mod source;
 pub mod spec;
 
+mod apgd;
 mod conv;
 mod conv_mma;
 mod dropout;

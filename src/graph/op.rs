@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)] // a variant's own text names its fields
 
+use super::apgd::ApgdRule;
 use crate::tensor::DType;
 use crate::threat::Norm;
 
@@ -132,6 +133,9 @@ pub enum StartKind {
     Ball(Norm),
     /// A step along random signs: see [`crate::rng::start_sign`].
     Sign,
+    /// On the surface of the ball of a norm; in L1 noise that a move of length 0 has yet to project: see
+    /// [`crate::rng::start_boundary`].
+    Boundary(Norm),
 }
 
 /// What a parameter is to training.
@@ -264,6 +268,12 @@ pub enum Op {
     Start { kind: StartKind },
     /// `(x, x0, g, alpha, eps)` -> the next iterate; `alpha` and `eps` are `[N]`. `x` may be replaced in place.
     PgdStep { norm: Norm },
+    /// `(state, loss, fooled, eps)`, in L1 also `(.., x, best, x0)` -> the next `[N, 20]` of [`super::apgd::at`]: what APGD
+    /// makes of an image it has just looked at. `state` may be replaced in place.
+    ApgdState(ApgdRule),
+    /// `(x, x0, g, state)`, in L-inf and L2 also `(.., old)` with the images before `x` -> the next iterate. `x` may be
+    /// replaced in place.
+    ApgdMove { norm: Norm },
 
     /// `(v, g, w, hyper)` -> the next velocity `momentum * v + (g + weight_decay * w)`; `hyper [3]` is learning rate,
     /// momentum, weight decay. A velocity of zeros makes the first step PyTorch's `v = g`. `v` may be replaced in place.
