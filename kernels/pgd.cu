@@ -21,6 +21,25 @@
 //              https://arxiv.org/abs/2103.01208
 //   twins      src/gpu/pgd.rs  src/cpu/pgd.rs  src/threat.rs  tests/kernels/pgd.rs  benches/ops/pgd.rs
 //
+//   computes   pgd_l1_top: x plus the step of its state spread with their signs over the largest |g|, a share of the values
+//              that the state names (those equal to the smallest come along); then the closest point of ball and box
+//   shapes     y, x, x0, g : as above;  state : [N, 20] with radius, step and share, see kernels/apgd.cu
+//   launch     pgd_l1_top: block n owns image n: grid (N), block THREADS
+//   constants  as above
+//   limits     y may be x;  ELEMS < 2^24;  a NaN in g makes the whole image NaN;  a step of 0 only projects;  arithmetic in f64
+//   order      sums over an image by Team: fixed by THREADS and ELEMS
+//   source     Croce and Hein 2021
+//   twins      src/gpu/apgd.rs  src/cpu/apgd.rs  tests/kernels/apgd.rs
+//
+//   computes   pgd_start_edge_linf, pgd_start_edge_l2, pgd_start_noise: the bits of rng::start_boundary
+//   shapes     as pgd_start_l2
+//   launch     block n owns image n: grid (N), block THREADS
+//   constants  as above
+//   limits     y may be x0;  0 <= restart < 2^16
+//   order      linf: a maximum, in any order;  l2: as pgd_start_l2;  noise: none
+//   source     Croce and Hein 2020, https://arxiv.org/abs/2003.01690
+//   twins      src/gpu/pgd.rs  src/rng.rs  tests/kernels/apgd.rs
+//
 //   computes   pgd_start_linf, pgd_start_sign, pgd_start_l2, pgd_start_l1: the bits of rng::start and rng::start_sign
 //   shapes     y, x0 : [N, HW, C] f32, numbers drawn in the order [C, HW];  index, restart : [N] i32;  eps : [N];
 //              seed : its lower and upper word, then a step
@@ -262,6 +281,44 @@ void pgd_l1(float* y, const float* x, const float* __restrict__ x0, const float*
     });
 }
 
+extern "C" __global__ __launch_bounds__(THREADS)
+void pgd_l1_top(float* y, const float* x, const float* __restrict__ x0, const float* __restrict__ g, const float* __restrict__ state,
+                int elems) {
+    constexpr int STATE = 20, RADIUS = 2, STEP = 3, TOP = 14;
+    const Rows rows(x, x0, g, elems);
+    const float* s = state + (i64)blockIdx.x * STATE;
+    const double radius = s[RADIUS];
+    const float below = __fmul_rn(__fadd_rn(1.0f, -s[TOP]), (float)elems);
+    const int skipped = (int)fminf(fmaxf(below, 0.0f), (float)(elems - 1));
+    const auto size = [&](int i) { return __float_as_uint(fabsf(rows.g[i])); };
+    int different = 0;
+    rows.each([&](float, float, float g, int) { different += g != 0.0f; });
+    different = Block::sum(different);
+    __shared__ int bins[BINS];
+    __shared__ Found found;
+    // Where the share reaches down to zeros, all that is not zero moves.
+    u32 edge = 1;
+    if (different > elems - skipped) edge = select(elems, elems - skipped, bins, found, size).key;
+    const auto takes = [&](float g) { return __float_as_uint(fabsf(g)) >= edge; };
+    int count = 0;
+    rows.each([&](float, float, float g, int) { count += takes(g); });
+    count = Block::sum(count);
+    const double share = (double)s[STEP] / ((double)count + 1e-10);
+    const auto delta = [&](float x, float x0, float g, int) {
+        const double d = (double)x - (double)x0;
+        return takes(g) ? d + copysign(share, (double)g) : d;
+    };
+    double high = 0.0;
+    rows.each([&](float x, float x0, float g, int i) { high = MaxOrNan()(high, is_nan(g) ? (double)g : fabs(delta(x, x0, g, i))); });
+    high = Block::join(high, MaxOrNan());
+    const bool known = high == high;
+    const double lambda = known ? fitting(rows, delta, radius, high) : 0.0;
+    rows.write(y, [&](float x, float x0, float g, int i) {
+        const double d = delta(x, x0, g, i);
+        return !known ? __uint_as_float(0x7fc00000u) : (float)clamp_unit((double)x0 + copysign(shrunk(d, x0, lambda), d));
+    });
+}
+
 // Four numbers of the simplex that `start` in src/rng.rs scales to the L1 ball.
 DEV void draw_signed_exponentials(const u32 (&w)[4], float (&v)[4]) {
 #pragma unroll
@@ -337,7 +394,7 @@ template <class Draw, class Term> DEV double ordered_sum(const Stream& stream, i
     return total;
 }
 
-template <bool L1> DEV void start_scaled(float* y, const float* x0, const int* index, const int* restart, const float* eps,
+template <bool L1, bool EDGE> DEV void start_scaled(float* y, const float* x0, const int* index, const int* restart, const float* eps,
                                          const int* seed, int hw, int channels) {
     const int image = (int)blockIdx.x, elems = hw * channels;
     const i64 row = (i64)image * elems;
@@ -355,7 +412,7 @@ template <bool L1> DEV void start_scaled(float* y, const float* x0, const int* i
             // One exponential more than elements fills the ball evenly.
             length += (double)-draw_ln(above_zero(stream.bits((u32)elems)));
         } else {
-            radius *= (double)unit(Stream(words(seed), index[image], seed[2], DRAW_START_RADIUS, restart[image]).bits(0));
+            if (!EDGE) radius *= (double)unit(Stream(words(seed), index[image], seed[2], DRAW_START_RADIUS, restart[image]).bits(0));
             length = sqrt(total);
         }
         shared_factor = length > 0.0 ? radius / length : 0.0;
@@ -376,11 +433,65 @@ template <bool L1> DEV void start_scaled(float* y, const float* x0, const int* i
 extern "C" __global__ __launch_bounds__(THREADS)
 void pgd_start_l2(float* y, const float* x0, const int* index, const int* restart, const float* eps, const int* seed, int hw,
                   int channels) {
-    start_scaled<false>(y, x0, index, restart, eps, seed, hw, channels);
+    start_scaled<false, false>(y, x0, index, restart, eps, seed, hw, channels);
 }
 
 extern "C" __global__ __launch_bounds__(THREADS)
 void pgd_start_l1(float* y, const float* x0, const int* index, const int* restart, const float* eps, const int* seed, int hw,
                   int channels) {
-    start_scaled<true>(y, x0, index, restart, eps, seed, hw, channels);
+    start_scaled<true, false>(y, x0, index, restart, eps, seed, hw, channels);
+}
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void pgd_start_edge_l2(float* y, const float* x0, const int* index, const int* restart, const float* eps, const int* seed, int hw,
+                       int channels) {
+    start_scaled<false, true>(y, x0, index, restart, eps, seed, hw, channels);
+}
+
+// f(v, e) for the numbers v of the elements e .. e+3 of this thread.
+template <bool NORMAL, class F> DEV void draw_each(const int* index, const int* restart, const int* seed, int elems, F f) {
+    const Stream stream(words(seed), index[blockIdx.x], seed[2], DRAW_START, restart[blockIdx.x]);
+    for (int e = 4 * Block::rank(); e < elems; e += 4 * THREADS) {
+        u32 w[4];
+        float v[4];
+        stream.block((u32)e / 4, w);
+        if (NORMAL) draw_normals(w, v);
+#pragma unroll
+        for (int k = 0; k < 4; k++) v[k] = NORMAL ? v[k] : __fadd_rn(__fmul_rn(2.0f, unit(w[k])), -1.0f);
+        f(v, e);
+    }
+}
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void pgd_start_edge_linf(float* y, const float* x0, const int* index, const int* restart, const float* eps, const int* seed, int hw,
+                         int channels) {
+    const int elems = hw * channels;
+    const i64 row = (i64)blockIdx.x * elems;
+    const float size = eps[blockIdx.x];
+    double largest = 0.0;
+    draw_each<false>(index, restart, seed, elems, [&](const float (&v)[4], int e) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) largest = e + k < elems ? MaxOrNan()(largest, fabs((double)v[k])) : largest;
+    });
+    const float top = (float)Block::join(largest, MaxOrNan());
+    draw_each<false>(index, restart, seed, elems, [&](float (&v)[4], int e) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) v[k] = top > 0.0f ? __fmul_rn(size, v[k] / top) : 0.0f;
+        store_start(y + row, x0 + row, v, e, hw, channels);
+    });
+}
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void pgd_start_noise(float* y, const float* x0, const int* index, const int* restart, const float* eps, const int* seed, int hw,
+                     int channels) {
+    const int elems = hw * channels;
+    const i64 row = (i64)blockIdx.x * elems;
+    draw_each<true>(index, restart, seed, elems, [&](const float (&v)[4], int e) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            if (e + k >= elems) break;
+            const i64 at = row + place(e + k, hw, channels);
+            y[at] = __fadd_rn(x0[at], v[k]);
+        }
+    });
 }

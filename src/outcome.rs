@@ -172,6 +172,8 @@ pub struct Outcome {
     pub batch: usize,
     /// Largest distance of a returned image, by the goal's measure.
     pub max_distance: f64,
+    /// Lowest and highest value of all returned images.
+    pub extremes: Option<[f32; 2]>,
     /// Returned images with a NaN or infinite value.
     pub non_finite: usize,
     /// Images whose fate, or part of it, comes from the journal of an earlier run.

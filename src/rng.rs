@@ -151,6 +151,34 @@ pub fn start_at(norm: Norm, length: f32, stream: &Stream, x0: &[f32], out: &mut 
     add_clipped(x0, out);
 }
 
+/// The start of APGD (Croce and Hein 2020); `x0` and `out` are one image in CHW order.
+///
+/// L-inf: uniform noise, stretched until the largest is `eps`; L2: a Gaussian direction of length `eps`; both clipped to
+/// [0,1]. L1: `x0` plus Gaussian noise of deviation 1, neither clipped nor brought into a ball.
+/// Numbers come from purpose `Start` of `stream`, whatever its own purpose.
+pub fn start_boundary(norm: Norm, eps: f32, stream: &Stream, x0: &[f32], out: &mut [f32]) {
+    assert_eq!(x0.len(), out.len(), "start: image and result differ in length");
+    let stream = stream.with(Purpose::Start);
+    match norm {
+        Norm::Linf => {
+            stream.fill_uniform(out);
+            out.iter_mut().for_each(|v| *v = 2.0 * *v - 1.0);
+            let largest = out.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+            out.iter_mut().for_each(|v| *v = if largest > 0.0 { eps * (*v / largest) } else { 0.0 });
+        }
+        Norm::L2 => {
+            stream.fill_normal(out);
+            let length = out.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+            scale(out, if length > 0.0 { f64::from(eps) / length } else { 0.0 });
+        }
+        Norm::L1 => {
+            stream.fill_normal(out);
+            return out.iter_mut().zip(x0).for_each(|(d, &x)| *d += x);
+        }
+    }
+    add_clipped(x0, out);
+}
+
 /// A class below `classes` other than `not`, each equally likely. Purpose `Class` of `stream`, element 0.
 pub fn random_class(stream: &Stream, classes: usize, not: usize) -> usize {
     assert!(classes >= 2, "no other class among {classes}");

@@ -3,7 +3,7 @@
 //! The list follows the flags of AutoAttack (Croce and Hein 2020, <https://arxiv.org/abs/2003.01690>).
 
 use super::Found;
-use crate::outcome::{Doubt, Met, PerImage};
+use crate::outcome::{Doubt, Member, Met, PerImage};
 
 /// Looks at the logits of a clean image: bits of [`Met`].
 pub(super) fn of_logits(z: &[f32]) -> u16 {
@@ -25,6 +25,20 @@ pub(super) fn of_found(found: &Found, inside: bool, reached: bool) -> u16 {
     note(!reached && flat, Met::NotAboveStart);
     met
 }
+
+/// Doubts that follow from the lists of a result; the others belong to how the run was made.
+pub const COUNTED: [&str; 10] = [
+    "labels-predicted",
+    "nan-logits",
+    "probabilities",
+    "nondeterministic",
+    "zero-gradient",
+    "nan-gradient",
+    "loss-not-above-start",
+    "outside-threat-model",
+    "black-box-lowers",
+    "black-box-beats-white-box",
+];
 
 /// The doubts that follow from what the images of a run met.
 pub fn doubts(p: &PerImage, labelled: bool) -> Vec<Doubt> {
@@ -71,6 +85,27 @@ pub fn doubts(p: &PerImage, labelled: bool) -> Vec<Doubt> {
     );
     let n = count(Met::Outside);
     say(n, "outside-threat-model", format!("on {n} images a returned point lay outside the threat model and was not counted"));
+    out
+}
+
+/// Attacks without gradients that broke what those with gradients had left.
+pub fn black_box(members: &[Member], images: usize) -> Vec<Doubt> {
+    let mut out = Vec::new();
+    let blind = |m: &Member| m.cost.backwards == 0 && m.cost.forwards > 0;
+    for (i, m) in members.iter().enumerate().filter(|(_, m)| blind(m) && m.broken > 0) {
+        if !members[..i].iter().any(|before| before.cost.backwards > 0) {
+            continue;
+        }
+        let points = 100.0 * m.broken as f64 / images.max(1) as f64;
+        let message = format!("`{}` broke {} images ({points:.2} points) that attacks by gradient had left", m.name, m.broken);
+        // AutoAttack's own bound.
+        let (code, more) = if points > 0.2 {
+            ("black-box-lowers", "gradients may be masked: give it more queries and restarts, or adapt the attack to the model")
+        } else {
+            ("black-box-beats-white-box", "a few such images are usual")
+        };
+        out.push(Doubt::new(code, format!("{message}; {more}")));
+    }
     out
 }
 

@@ -1,6 +1,8 @@
 //! Attacks: what one is, what it is given, what it answers; and the run around them, from clean images to a verdict on each.
 //! Must not know the command line or how a report looks.
 
+mod apgd;
+pub mod auto;
 mod boundary;
 mod check;
 mod choices;
@@ -19,7 +21,8 @@ use std::fmt;
 
 use serde_json::{Map, Value as Json};
 
-pub use check::doubts;
+pub use apgd::Apgd;
+pub use check::{COUNTED, black_box, doubts};
 pub use choices::{AttackLoss, Keep};
 pub use deepfool::DeepFool;
 pub use fab::Fab;

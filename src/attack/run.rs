@@ -53,6 +53,7 @@ pub fn run(device: &Device, model: &Model, data: &Dataset, job: &Job, given: &Gi
     }
     run.outcome.doubts.extend(check::small(job.batch));
     run.outcome.doubts.extend(check::doubts(&run.outcome.per_image, data.labelled()));
+    run.outcome.doubts.extend(check::black_box(&run.outcome.members, run.outcome.images));
     run.outcome.count_standing();
     Ok(run.outcome)
 }
@@ -89,6 +90,7 @@ fn empty_outcome(data: &Dataset, job: &Job) -> Outcome {
         confirmed: None,
         batch: job.batch,
         max_distance: 0.0,
+        extremes: None,
         non_finite: 0,
         resumed: 0,
         seconds: 0.0,
@@ -363,6 +365,8 @@ impl Run<'_, '_> {
             *tried += usize::from(aimed);
         }
         out.max_distance = out.max_distance.max(out.goal.distance().between(&case.x0, x));
+        let [low, high] = out.extremes.get_or_insert([f32::INFINITY, f32::NEG_INFINITY]);
+        (*low, *high) = x.iter().fold((*low, *high), |(low, high), v| (low.min(*v), high.max(*v)));
         let bad = x.iter().any(|v| !v.is_finite());
         out.non_finite += usize::from(bad);
         let mut cost = Cost::default();

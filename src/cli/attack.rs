@@ -9,15 +9,13 @@ use super::attack_args::{AttackArgs, HEADING};
 use super::attacks;
 use super::options::{DataArgs, DeviceArgs, ModelArgs, warn_of};
 use super::output;
-use super::progress;
-use super::results::Results;
+use super::results::{ResultArgs, Results, Scene, verdict};
 use super::run_args::{Material, RunArgs};
 use super::stop::Stop;
-use crate::attack::{self, Hooks, Job, Journal, Progress, Returned};
+use crate::attack::Job;
 use crate::device::Device;
 use crate::error::Result;
-use crate::outcome::Outcome;
-use crate::report::Facts;
+use crate::report;
 use crate::session::Model;
 
 /// Attack a model and report clean and robust accuracy
@@ -53,6 +51,8 @@ pub struct Args {
     exact: bool,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    results: ResultArgs,
 }
 
 /// What was typed, settled: nothing below refers to the command line.
@@ -71,40 +71,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let stop = Stop::listen()?;
     let settings = args.resolve()?;
-    let attack = Value::Object(settings.job.attacks[0].parameters());
-    let what = args.what(&settings);
-    let journal = args.run.journal(&what)?;
-    let notes = [
-        ("model", json!(settings.model.card.name)),
-        ("data", json!(settings.material.data.spec())),
-        ("split", json!(args.data.split())),
-        ("attack", attack),
-        ("seed", json!(settings.job.seed)),
-    ];
-    let job = &settings.job;
-    let mut results = Results::prepare(&args.run, &settings.device, &settings.model, job.goal(), job.batch, &notes)?;
-    let mut outcome = settings.execute(&stop, &mut results, journal)?;
+    let scene = settings.scene(&args.data);
+    let described = Value::Object(settings.job.attacks[0].parameters());
+    let mut results = Results::prepare(&args.results, &scene, described)?;
+    let mut outcome = scene.execute(&args.run, &stop, &mut results)?;
     warn_of(&settings.device);
     if let Some(start) = &args.run.start {
         outcome.parameters.insert("start".into(), json!(start.to_string_lossy()));
     }
-    let facts = Facts { batch: outcome.batch, ..args.facts(&settings) };
-    results.finish(&facts, &mut outcome)?;
-    match settings.expected {
-        Some(least) if outcome.robust_accuracy() < least => {
-            let (got, want) = (100.0 * outcome.robust_accuracy(), 100.0 * least);
-            output::stderr(&format!("robust accuracy {got:.2} % is below the expected {want:.2} %\n"))?;
-            Ok(ExitCode::from(1))
-        }
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    outcome.rounded = results.rounded();
+    let facts = scene.facts(&args.results, outcome.batch, args.repeat(&settings));
+    results.finish(&report::attack_text(&facts, &outcome), || report::attack_json(&facts, &outcome))?;
+    verdict(&outcome, settings.expected)
 }
 
 impl Args {
     /// Everything that can fail early fails here, the cheap checks first.
     fn resolve(&self) -> Result<Settings> {
         let attack = self.attack.resolve(self.run.start.is_some())?;
-        let expected = self.run.expected()?;
+        let expected = self.results.expected()?;
         if self.exact {
             self.device.only_f32("attack --exact")?;
         }
@@ -115,44 +100,6 @@ impl Args {
         let batch = self.device.batch(device.card().is_some(), model.input());
         let job = Job { attacks: vec![attack], sources: Vec::new(), batch, seed: self.seed, exact: self.exact };
         Ok(Settings { device, model, material, job, expected })
-    }
-
-    fn facts(&self, settings: &Settings) -> Facts {
-        Facts {
-            model: settings.model.card.name.clone(),
-            input: settings.model.input(),
-            data: settings.material.data.spec().into(),
-            split: self.data.split(),
-            offset: self.data.offset(),
-            device: settings.device.describe(),
-            precision: if settings.job.exact { "f32" } else { settings.device.precision().name() },
-            batch: settings.job.batch,
-            exact: settings.job.exact,
-            seed: settings.job.seed,
-            shard: settings.material.part.shard.map(|s| [s.part, s.of]),
-            saved: self.run.save.as_ref().map(|path| path.to_string_lossy().into_owned()),
-            repeat: self.repeat(settings),
-        }
-    }
-
-    /// Everything on which results depend, for a journal.
-    fn what(&self, settings: &Settings) -> Value {
-        let job = &settings.job;
-        json!({
-            "schema": "petard.journal/1",
-            "version": env!("CARGO_PKG_VERSION"),
-            "model": settings.model.card.name,
-            "weights": settings.model.weights.sha256,
-            "data": settings.material.data.spec(),
-            "split": self.data.split(),
-            "offset": self.data.offset(),
-            "images": settings.material.part.whole,
-            "attacks": job.attacks.iter().map(|a| a.parameters()).collect::<Vec<_>>(),
-            "seed": job.seed,
-            "exact": job.exact,
-            "device": settings.device.describe(),
-            "precision": settings.device.precision().name(),
-        })
     }
 
     /// The command that gives the same numbers, with every default written out.
@@ -170,20 +117,14 @@ impl Args {
 }
 
 impl Settings {
-    fn execute(&self, stop: &Stop, results: &mut Results, mut journal: Option<Journal>) -> Result<Outcome> {
-        let bar = progress::bar(self.material.data.len());
-        let shown = bar.clone();
-        let hooks = Hooks {
-            progress: Some(Box::new(move |p: Progress| {
-                shown.set_position(p.done as u64);
-                shown.set_message(format!(", {} image-steps", p.image_steps));
-            })),
-            returned: results.saves().then(|| Box::new(|r: &Returned| results.take(r)) as attack::ReturnedHook),
-            journal: journal.as_mut(),
-            stop: Some(Box::new(|| stop.asked())),
-        };
-        let outcome = attack::run(&self.device, &self.model, &self.material.data, &self.job, &self.material.given(), hooks);
-        bar.finish_and_clear();
-        outcome
+    fn scene(&self, data: &DataArgs) -> Scene<'_> {
+        Scene {
+            device: &self.device,
+            model: &self.model,
+            material: &self.material,
+            split: data.split(),
+            offset: data.offset(),
+            job: &self.job,
+        }
     }
 }

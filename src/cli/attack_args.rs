@@ -32,7 +32,7 @@ pub struct AttackArgs {
     /// Step size [default: linf 2/255, l2 0.1, l1 1; fgsm-rs 1.25 eps]
     #[arg(long, value_name = "LENGTH", aliases = ["eps-iter", "eps-step", "step-size", "pgd-alpha"], allow_hyphen_values = true)]
     alpha: Option<String>,
-    /// Steps [default: pgd and bim 20; fab and fab-t 100; deepfool 50]
+    /// Steps [default: pgd and bim 20; fab and fab-t 100; deepfool 50, default: pgd and bim 20, apgd 100]
     #[arg(long, value_name = "N", value_parser = count, aliases = ["nb-iter", "n-iter", "attack-iters", "num-steps", "max-iter"])]
     pub steps: Option<usize>,
     /// Independent runs; an image leaves after the first that breaks it [default: 1]
@@ -49,7 +49,17 @@ pub struct AttackArgs {
     /// Class to aim at: none (away from the label), next, least-likely, random, or the number of a class [default: none]
     #[arg(long, value_name = "CLASS", value_parser = value::target)]
     pub target: Option<Target>,
-    /// Which iterate is returned [default: last]
+    /// Share of steps that must have raised the loss, or APGD halves its step [default: 0.75]
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
+    rho: Option<String>,
+    /// Attack towards so many classes, one after the other, those that are nearest by their logits [default: 9]
+    #[arg(long, value_name = "N", value_parser = count, alias = "n-target-classes")]
+    pub targets: Option<usize>,
+    /// In L1, start in balls of three and two times the radius, for 30 % of the steps each [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(),
+          alias = "use-largereps")]
+    pub larger_eps: Option<bool>,
+    /// Which iterate is returned [default: last; apgd last-success]
     #[arg(long = "return", value_enum, ignore_case = true)]
     pub keep: Option<Keep>,
     /// How far past the boundary a step of FAB goes, 1 being onto it [default: 1.05]
@@ -61,9 +71,6 @@ pub struct AttackArgs {
     /// Largest weight of the original image in a step of FAB [default: 0.1]
     #[arg(long, value_name = "SHARE")]
     pub alpha_max: Option<f64>,
-    /// Classes aimed at one after the other, by the clean logits [default: 9]
-    #[arg(long, value_name = "N", value_parser = count, alias = "n-target-classes")]
-    pub targets: Option<usize>,
     /// Classes with the highest logits whose boundaries a step compares, up to 64 [default: 20]
     #[arg(long, value_name = "N", value_parser = count)]
     pub candidates: Option<usize>,
@@ -128,6 +135,8 @@ impl AttackArgs {
             ("nearest", self.nearest.is_some()),
             ("overshoot", self.overshoot.is_some()),
             ("push", self.push.is_some()),
+            ("rho", self.rho.is_some()),
+            ("larger-eps", self.larger_eps.is_some()),
         ];
         all.into_iter().filter(|(_, typed)| *typed).map(|(option, _)| option).collect()
     }
@@ -158,6 +167,14 @@ impl AttackArgs {
     /// [`Error::Usage`] where it is none.
     pub fn alpha(&self) -> Result<Option<f64>> {
         self.alpha.as_deref().map(|text| value::radius("--alpha", self.norm(), text)).transpose()
+    }
+
+    /// The share of rising steps, where one was typed.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it is none.
+    pub fn rho(&self) -> Result<Option<f64>> {
+        self.rho.as_deref().map(|text| value::radius("--rho", Norm::Linf, text)).transpose()
     }
 
     /// The aim, away from the label where none was typed.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Json};
-use crate::attack::doubts;
+use crate::attack::{COUNTED, black_box, doubts};
 use crate::data::{self, Dataset, save};
 use crate::error::{Error, Result};
 use crate::outcome::{Cost, Doubt, Member, Outcome, PerImage, Rounded};
@@ -15,7 +15,7 @@ use crate::plan::Precision;
 use crate::report::{self, Facts};
 use crate::threat::Goal;
 
-/// Join the JSON reports of all shards of an attack, and the sets that they saved
+/// Join the JSON reports of all shards of an attack or evaluation, and the sets that they saved
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Numbers, lists and images are those of a run without shards; seconds are summed.
@@ -45,9 +45,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         join_sets(path, &shards, &facts, &outcome)?;
         facts.saved = Some(path.to_string_lossy().into_owned());
     }
-    json.write(&report::attack_text(&facts, &outcome), || report::attack_json(&facts, &outcome))?;
+    if shards[0].report["schema"] == EVAL {
+        json.write(&report::eval_text(&facts, &outcome), || report::eval_json(&facts, &outcome))?;
+    } else {
+        json.write(&report::attack_text(&facts, &outcome), || report::attack_json(&facts, &outcome))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
+
+const ATTACK: &str = "petard.attack/1";
+const EVAL: &str = "petard.eval/1";
 
 /// The report of one shard.
 struct Shard {
@@ -61,8 +68,8 @@ impl Shard {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let report: Value =
             serde_json::from_str(&text).map_err(|e| Error::input(format!("`{}` is not JSON: {e}", path.display())))?;
-        if report["schema"] != "petard.attack/1" {
-            return Err(Error::input(format!("`{}` is no report of `petard attack --json`", path.display())));
+        if report["schema"] != ATTACK && report["schema"] != EVAL {
+            return Err(Error::input(format!("`{}` is no report of `petard attack` or `petard eval`", path.display())));
         }
         let number = |key: &str| report["shard"][key].as_u64().map(|n| n as usize);
         let (Some(part), Some(of)) = (number("part"), number("of")) else {
@@ -139,6 +146,7 @@ fn joined(shards: &[Shard]) -> Result<(Facts, Outcome)> {
         confirmed: pair("confirmed", "stood", "claimed"),
         batch: shards.iter().filter_map(|s| s.report["batch_size"].as_u64()).min().unwrap_or(1) as usize,
         max_distance: shards.iter().filter_map(|s| s.report["max_distance"].as_f64()).fold(0.0, f64::max),
+        extremes: extremes(shards)?,
         non_finite: whole("non_finite") as usize,
         resumed: whole("resumed") as usize,
         seconds: sum("seconds"),
@@ -192,14 +200,26 @@ fn rounded(shards: &[Shard]) -> Result<Option<Rounded>> {
     Ok(all)
 }
 
+fn extremes(shards: &[Shard]) -> Result<Option<[f32; 2]>> {
+    let mut all: Option<[f32; 2]> = None;
+    for shard in shards {
+        if let Some([low, high]) = shard.get::<Option<[f32; 2]>>("extremes")? {
+            let [a, b] = all.unwrap_or([low, high]);
+            all = Some([a.min(low), b.max(high)]);
+        }
+    }
+    Ok(all)
+}
+
 /// What follows from the lists is counted again; what some shard says beside that is kept, in its order.
 fn all_doubts(shards: &[Shard], outcome: &Outcome) -> Result<Vec<Doubt>> {
-    let counted = doubts(&outcome.per_image, outcome.labelled);
+    let mut counted = doubts(&outcome.per_image, outcome.labelled);
+    counted.extend(black_box(&outcome.members, outcome.images));
     let mut all: Vec<Doubt> = Vec::new();
     for shard in shards {
         for doubt in shard.get::<Vec<Doubt>>("doubts")? {
-            let follows = counted.iter().any(|c| c.code == doubt.code);
-            if !follows && !all.iter().any(|d| d.code == doubt.code) {
+            let counted_again = COUNTED.contains(&doubt.code.as_ref());
+            if !counted_again && !all.iter().any(|d| d.code == doubt.code) {
                 all.push(doubt);
             }
         }

@@ -7,6 +7,7 @@ mod attacks;
 mod complete;
 mod dataset;
 mod devices;
+mod eval;
 mod infer;
 mod kernel;
 mod merge;
@@ -56,6 +57,7 @@ Exit code: 0, or 1 where `--expect-robust` was missed, or 2 for an error.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Attack(Box<attack::Args>),
+    Eval(Box<eval::Args>),
     Infer(infer::Args),
     Train(Box<train::Args>),
     Merge(merge::Args),
@@ -76,6 +78,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Attack(args) => attack::run(&args),
+            Command::Eval(args) => eval::run(&args),
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
             Command::Merge(args) => merge::run(&args),

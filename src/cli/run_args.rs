@@ -1,4 +1,4 @@
-//! Options of every run of attacks beside the attacks: what comes with the images, which part of them, what is kept.
+//! Options of every run of attacks beside the attacks: what comes with the images, which part of them, the journal.
 //! Must not know attacks.
 
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::attack_args::HEADING;
 use super::options::DataArgs;
-use super::value::{self, Shard, quoted, share};
+use super::results::RESULTS;
+use super::value::{self, Shard, quoted};
 use crate::attack::{Given, Journal};
 use crate::data::{self, Dataset};
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::nn::ModelCard;
 use crate::session::Model;
 use crate::threat::Norm;
 
-/// What comes with the images, which part of them, and what is kept of a run.
+/// What comes with the images, which part of them, and the journal.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// Take the starting images from a set of arrays, one for each image in the same order (first restart)
@@ -37,22 +38,7 @@ pub struct RunArgs {
     /// Go on with the run that `--journal` holds, or begin where it holds none
     #[arg(long, requires = "journal", help_heading = RESULTS)]
     resume: bool,
-    /// Save the returned images: a .safetensors or .npz file, or a folder of parts
-    #[arg(long, value_name = "DIR|FILE", help_heading = RESULTS)]
-    pub save: Option<PathBuf>,
-    /// Save the returned images as NNNNNN.png, rounded to 256 levels inside the radius and judged once more
-    #[arg(long, value_name = "DIR", help_heading = RESULTS)]
-    pub save_png: Option<PathBuf>,
-    /// JSON to a file; bare: JSON on stdout and the report on stderr
-    #[arg(long, value_name = "FILE", num_args = 0..=1, help_heading = RESULTS)]
-    pub json: Option<Option<PathBuf>>,
-    /// Exit with 1 where robust accuracy is below ACC, a share such as 0.45 or 45%
-    #[arg(long, value_name = "ACC", allow_hyphen_values = true, help_heading = RESULTS)]
-    expect_robust: Option<String>,
 }
-
-/// Heading of what a run leaves.
-pub const RESULTS: &str = "Results";
 
 /// The images of a run: those of its shard, with what comes with them.
 #[derive(Debug)]
@@ -83,14 +69,6 @@ impl Material {
 }
 
 impl RunArgs {
-    /// The robust accuracy that is expected.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where what was typed is no share.
-    pub fn expected(&self) -> Result<Option<f64>> {
-        self.expect_robust.as_deref().map(|text| share("--expect-robust", text)).transpose()
-    }
-
     /// Opens the images and what comes with them, and keeps those of the shard.
     ///
     /// # Errors

@@ -9,10 +9,11 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, dropout, fft, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
+use super::{Epi, Isa, apgd, dropout, fft, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Op, Plane, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
+use crate::threat::Norm;
 
 /// How the CPU executor works.
 #[derive(Clone, Copy, Debug)]
@@ -394,6 +395,22 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
             pgd::step(*norm, n, out, f(1), f(2), f(3), f(4));
         }
         Op::Hyperplane(plane) => run_plane(cx, step, *plane, views, out),
+        Op::ApgdState(rule) => {
+            let out = f32s(out);
+            if !in_place(views, step, 0) {
+                out.copy_from_slice(f(0));
+            }
+            let images = (rule.norm == Norm::L1).then(|| [f(4), f(5), f(6)]);
+            apgd::state(rule, out, &apgd::Seen { loss: f(1), fooled: f(2), eps: f(3), images });
+        }
+        Op::ApgdMove { norm } => {
+            let out = f32s(out);
+            if !in_place(views, step, 0) {
+                out.copy_from_slice(f(0));
+            }
+            let old = (*norm != Norm::L1).then(|| f(4));
+            apgd::step(*norm, n, out, &apgd::Move { x0: f(1), g: f(2), state: f(3), old });
+        }
         Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => {
             let out = f32s(out);
             if !in_place(views, step, 0) {

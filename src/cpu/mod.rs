@@ -1,6 +1,7 @@
 //! The native CPU backend: an executor of plans and its kernels, one file a stem.
 //! Must not know graph building, files or attacks.
 
+mod apgd;
 mod arena;
 #[allow(unsafe_code)] // inner loops over raw rows of pixels
 mod conv;

@@ -35,6 +35,7 @@ pub(crate) fn start(kind: StartKind, hwc: [usize; 3], x0: &[f32], place: Place, 
         match kind {
             StartKind::Ball(norm) => rng::start(norm, place.length[n], &stream, &chw, &mut drawn),
             StartKind::Sign => rng::start_sign(place.length[n], &stream, &chw, &mut drawn),
+            StartKind::Boundary(norm) => rng::start_boundary(norm, place.length[n], &stream, &chw, &mut drawn),
         }
         chw_to_hwc(&drawn, hwc.into(), out);
     });

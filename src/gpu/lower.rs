@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
-use super::{conv, dropout, fft, gemm, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
+use super::{apgd, conv, dropout, fft, gemm, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
@@ -352,6 +352,7 @@ impl Lower<'_> {
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
             Op::Hyperplane(plane) => hyperplane::lower(self, step, *plane),
+            Op::ApgdState(_) | Op::ApgdMove { .. } => apgd::lower(self, step, op),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Rfft2 { .. } | Op::Irfft2 { .. } | Op::SpectrumFilter | Op::RingSums { .. } | Op::Bass => {
                 fft::lower(self, step, op);

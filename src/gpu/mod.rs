@@ -14,6 +14,7 @@ pub mod nvrtc;
 pub mod source;
 pub mod spec;
 
+mod apgd;
 mod conv;
 mod conv_mma;
 mod dropout;

@@ -25,6 +25,9 @@ pub(super) fn start(cx: &mut Lower, step: &Step, kind: StartKind) {
     let (entry, dims) = match kind {
         StartKind::Ball(Norm::L2) => ("pgd_start_l2", owned(n, elems)),
         StartKind::Ball(Norm::L1) => ("pgd_start_l1", owned(n, elems)),
+        StartKind::Boundary(Norm::Linf) => ("pgd_start_edge_linf", owned(n, elems)),
+        StartKind::Boundary(Norm::L2) => ("pgd_start_edge_l2", owned(n, elems)),
+        StartKind::Boundary(Norm::L1) => ("pgd_start_noise", owned(n, elems)),
         StartKind::Ball(Norm::Linf) | StartKind::Sign => {
             let (dims, parts) = flat(n, elems, 4);
             args.push(parts);
@@ -58,22 +61,22 @@ fn spec(entry: &'static str, elems: usize) -> KernelSpec {
     KernelSpec::new("pgd", entry).with("P_VEC", vector(elems) as i64).with("P_THREADS", threads(elems) as i64)
 }
 
-fn vector(elems: usize) -> usize {
+pub(super) fn vector(elems: usize) -> usize {
     if elems.is_multiple_of(VEC) { VEC } else { 1 }
 }
 
 /// Threads of a block that owns an image.
-fn threads(elems: usize) -> usize {
+pub(super) fn threads(elems: usize) -> usize {
     if elems < LARGE { FLAT } else { 1024 }
 }
 
 /// Blocks that each own an image.
-fn owned(n: usize, elems: usize) -> Dims {
+pub(super) fn owned(n: usize, elems: usize) -> Dims {
     Dims::linear(n as u32, threads(elems) as u32)
 }
 
 /// Blocks that each take a part of an image, `each` elements a thread; and the number of parts.
-fn flat(n: usize, elems: usize, each: usize) -> (Dims, Operand) {
+pub(super) fn flat(n: usize, elems: usize, each: usize) -> (Dims, Operand) {
     let parts = elems.div_ceil(FLAT * each);
     let blocks = u32::try_from(n * parts).expect("fewer than 2^32 blocks");
     (Dims::linear(blocks, FLAT as u32), Operand::I32(parts as i32))

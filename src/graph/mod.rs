@@ -1,6 +1,7 @@
 //! A network and its gradients as plain data: nodes in creation order, which is a topological order.
 //! Knows no weights, no device and no batch size.
 
+pub mod apgd;
 mod builder;
 mod grad;
 mod op;
@@ -9,6 +10,7 @@ mod shape;
 
 use std::collections::BTreeMap;
 
+pub use apgd::ApgdRule;
 pub use grad::vjp;
 pub use op::{Conv, Loss, Op, Plane, Pool, ResponseNorm, Role, StartKind};
 pub use ring::Rings;

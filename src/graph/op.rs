@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)] // a variant's own text names its fields
 
+use super::apgd::ApgdRule;
 use crate::tensor::DType;
 use crate::threat::Norm;
 
@@ -152,6 +153,9 @@ pub enum StartKind {
     Ball(Norm),
     /// A step along random signs: see [`crate::rng::start_sign`].
     Sign,
+    /// On the surface of the ball of a norm; in L1 noise that a move of length 0 has yet to project: see
+    /// [`crate::rng::start_boundary`].
+    Boundary(Norm),
 }
 
 /// A part of an attack that takes the boundary to another class for a hyperplane: where `f + <w, v - x> = 0`, with `f [N]` the
@@ -319,6 +323,12 @@ pub enum Op {
     PgdStep { norm: Norm },
     /// A step of FAB or DeepFool, or a part of one.
     Hyperplane(Plane),
+    /// `(state, loss, fooled, eps)`, in L1 also `(.., x, best, x0)` -> the next `[N, 20]` of [`super::apgd::at`]: what APGD
+    /// makes of an image it has just looked at. `state` may be replaced in place.
+    ApgdState(ApgdRule),
+    /// `(x, x0, g, state)`, in L-inf and L2 also `(.., old)` with the images before `x` -> the next iterate. `x` may be
+    /// replaced in place.
+    ApgdMove { norm: Norm },
 
     /// `(v, g, w, hyper)` -> the next velocity `momentum * v + (g + weight_decay * w)`; `hyper [3]` is learning rate,
     /// momentum, weight decay. A velocity of zeros makes the first step PyTorch's `v = g`. `v` may be replaced in place.

@@ -1,6 +1,7 @@
 //! The shape and element type that each op gives, in one match.
 //! Knows nothing but ops and shapes; a misfit is a programmer's error and panics with the numbers.
 
+use super::apgd::ApgdRule;
 use super::op::{Op, Plane};
 use crate::tensor::{DType, Shape};
 use crate::threat::Norm;
@@ -302,6 +303,29 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             at(0).clone()
         }
         Op::Hyperplane(plane) => return hyperplane(*plane, inputs),
+        Op::ApgdState(rule) => {
+            rule.check();
+            let l1 = rule.norm == Norm::L1;
+            count(if l1 { 7 } else { 4 });
+            f32s(&[0, 1, 2, 3]);
+            assert_eq!(*at(0), Shape::per_image(&[ApgdRule::STATE]), "{op:?}: the state");
+            [1, 2, 3].into_iter().for_each(is_rows);
+            if l1 {
+                same(4, 5);
+                same(4, 6);
+            }
+            at(0).clone()
+        }
+        Op::ApgdMove { norm } => {
+            count(if *norm == Norm::L1 { 4 } else { 5 });
+            same(0, 1);
+            same(0, 2);
+            assert_eq!(*at(3), Shape::per_image(&[ApgdRule::STATE]), "{op:?}: the state");
+            if *norm != Norm::L1 {
+                same(0, 4);
+            }
+            at(0).clone()
+        }
         Op::SgdVelocity | Op::SgdStep { .. } => {
             count(4);
             f32s(&[0, 1, 2, 3]);

@@ -84,6 +84,7 @@ fn can_replace(steps: &[Step], state: Value, next: Value) -> bool {
 pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
     match op {
         Op::PgdStep { .. } | Op::RunningUpdate { .. } | Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => Some(0),
+        Op::ApgdState(_) | Op::ApgdMove { .. } => Some(0),
         Op::SelectRows => Some(2),
         Op::Hyperplane(Plane::FabStep { .. } | Plane::DeepFoolStep { .. } | Plane::Back { .. }) => Some(0),
         _ => None,

@@ -109,8 +109,8 @@ fn op_text(op: &Op) -> String {
             let end = text.find([' ', '(', '{']).unwrap_or(text.len());
             let detail = match other {
                 Op::Loss(l) | Op::LossGrad(l) => format!(" {l:?}"),
-                Op::PgdStep { norm } => format!(" {norm}"),
                 Op::Hyperplane(plane) => format!(" {plane:?}"),
+                Op::PgdStep { norm } | Op::ApgdMove { norm } => format!(" {norm}"),
                 _ => String::new(),
             };
             kebab(&text[..end]) + &detail

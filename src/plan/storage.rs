@@ -90,6 +90,8 @@ fn in_network(op: &Op) -> bool {
             | Op::LossGrad(_)
             | Op::Start { .. }
             | Op::PgdStep { .. }
+            | Op::ApgdState(_)
+            | Op::ApgdMove { .. }
             | Op::SelectRows
             | Op::Hyperplane(_)
             | Op::SgdVelocity

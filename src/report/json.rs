@@ -43,6 +43,7 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "goal": outcome.goal,
         "input": facts.input,
         "saved": facts.saved,
+        "extremes": outcome.extremes,
         "resumed": outcome.resumed,
         "rounded": outcome.rounded,
         "attack_seconds": outcome.attack_seconds,
@@ -86,7 +87,7 @@ fn share(part: usize, whole: usize) -> f64 {
 }
 
 /// One key a line, so that people and `diff` can read it; the lists of `per_image` keep a line each as well.
-fn object(value: Value) -> String {
+pub(super) fn object(value: Value) -> String {
     let Value::Object(keys) = value else { unreachable!("reports are objects") };
     lines(&keys, 1) + "\n"
 }

@@ -1,6 +1,7 @@
 //! Reports: what was asked, what came out, what casts doubt on it; as text for people and JSON for programs.
 //! Must not know devices or the command line: every fact is handed in.
 
+mod eval;
 mod json;
 pub mod page;
 pub mod plot;
@@ -11,6 +12,7 @@ pub use page::Page;
 pub use plot::{HeatMap, Plot};
 pub use table::Table;
 
+pub use eval::{eval_json, eval_text, robustbench_json};
 pub use json::{attack_json, infer_json};
 pub use text::{attack_text, bytes_text, infer_text, radius_text};
 

@@ -27,14 +27,8 @@ pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
     lines.push(line("spent", &format!("{forwards} forward passes, {backwards} input gradients")));
     let speed = format!("{:.0} image-steps/s, {}", outcome.image_steps_per_second(), seconds(outcome.seconds));
     lines.push(device(facts, &speed));
-    let doubts: Vec<String> = outcome.doubts.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();
-    lines.push(line("doubts", &if doubts.is_empty() { "none".into() } else { doubts.join(&format!("\n{:10}", "")) }));
-    if outcome.resumed > 0 {
-        lines.push(line("resumed", &format!("{} images known from the journal of an earlier run", outcome.resumed)));
-    }
-    if let Some([part, of]) = facts.shard {
-        lines.push(line("shard", &format!("{part} of {of}, from 0: `petard merge` joins them")));
-    }
+    lines.extend(shard_and_journal(facts, outcome));
+    lines.push(doubts(outcome));
     lines.push(line("seed", &facts.seed.to_string()));
     lines.push(line("repeat", &facts.repeat));
     lines.join("\n") + "\n"
@@ -70,13 +64,28 @@ pub fn bytes_text(bytes: usize) -> String {
     }
 }
 
-fn headline(facts: &Facts, images: usize) -> String {
+/// Where the numbers come from, if not from this one run alone.
+pub(super) fn shard_and_journal(facts: &Facts, outcome: &Outcome) -> Option<String> {
+    let resumed = format!("{} images known from the journal of an earlier run", outcome.resumed);
+    let resumed = (outcome.resumed > 0).then(|| line("resumed", &resumed));
+    let shard = facts.shard.map(|[part, of]| line("shard", &format!("{part} of {of}, from 0: `petard merge` joins them")));
+    let lines: Vec<String> = resumed.into_iter().chain(shard).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// The line of doubts, and one more for each further doubt.
+pub(super) fn doubts(outcome: &Outcome) -> String {
+    let doubts: Vec<String> = outcome.doubts.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();
+    line("doubts", &if doubts.is_empty() { "none".into() } else { doubts.join(&format!("\n{:10}", "")) })
+}
+
+pub(super) fn headline(facts: &Facts, images: usize) -> String {
     let from = if facts.offset > 0 { format!(" from {}", facts.offset) } else { String::new() };
     let s = if images == 1 { "" } else { "s" };
     format!("{}   {images} image{s} of {} ({}{from})", facts.model, facts.data, facts.split)
 }
 
-fn line(label: &str, text: &str) -> String {
+pub(super) fn line(label: &str, text: &str) -> String {
     format!("{label:<10}{text}")
 }
 
@@ -89,11 +98,11 @@ fn accuracy(part: usize, whole: usize) -> String {
     format!("{:6.2} %   ({part})", 100.0 * part as f64 / whole.max(1) as f64)
 }
 
-fn seconds(s: f64) -> String {
+pub(super) fn seconds(s: f64) -> String {
     format!("{s:.2} s")
 }
 
-fn device(facts: &Facts, speed: &str) -> String {
+pub(super) fn device(facts: &Facts, speed: &str) -> String {
     let exact = if facts.exact { ", exact" } else { "" };
     line("device", &format!("{}, {}{exact}, batches of {}, {speed}", facts.device, facts.precision, facts.batch))
 }
