@@ -38,6 +38,64 @@ const TINY: &str = r#"
     names = "torchvision"
 "#;
 
+/// What is compared of a small network beside its gradient in f32.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Also {
+    /// Nothing: so deep, with the weights of chance, that bits lost on the way flip ReLUs, and batch norms over a few values
+    /// magnify what the order of a sum costs.
+    Nothing,
+    /// The gradient in bf16.
+    Half,
+    /// That, and a training step in f32.
+    HalfAndStep,
+    /// A training step in f32.
+    Step,
+}
+
+/// A small network of each family that has ops or wiring of its own: name, card without `classes`, batch.
+#[rustfmt::skip] // one network a line reads as the table it is
+const FAMILIES: [(&str, &str, usize, Also); 11] = [
+    ("resnext", "arch = 'resnet'\ninput = [3, 8, 8]\nblocks = [1, 1]\nwidths = [8, 8]\nblock = 'bottleneck'\nstem = 'pointwise'\nwiden = 2\ngroups = 4", 3, Also::HalfAndStep),
+    ("resnet_v2", "arch = 'preact_resnet'\ninput = [3, 16, 16]\nblocks = [1, 1]\nwidths = [8, 8]\nblock = 'bottleneck'\nvariant = 'timm'", 3, Also::HalfAndStep),
+    ("densenet", "arch = 'densenet'\ninput = [3, 8, 8]\nblocks = [2, 2]\ngrowth = 5\nnames = 'kuangliu'", 3, Also::HalfAndStep),
+    ("densenet_large", "arch = 'densenet'\ninput = [3, 16, 16]\nblocks = [2, 1]\ngrowth = 8", 3, Also::Half),
+    ("googlenet", "arch = 'googlenet'\ninput = [3, 8, 8]\nmultiplier = 0.01\nnames = 'kuangliu'", 2, Also::Nothing),
+    ("googlenet_large", "arch = 'googlenet'\ninput = [3, 32, 32]\nmultiplier = 0.01\nchannels = 'bgr'", 1, Also::Nothing),
+    ("mobilenet_v1", "arch = 'mobilenet_v1'\ninput = [3, 16, 16]\nmultiplier = 0.02", 2, Also::Half),
+    ("mobilenet_v2", "arch = 'mobilenet_v2'\ninput = [3, 8, 8]\nmultiplier = 0.01\nnames = 'kuangliu'", 2, Also::Nothing),
+    ("nasnet", "arch = 'nasnet'\ninput = [3, 14, 13]\nblocks = [1, 1]\nwidth = 8\nstem_width = 8", 2, Also::Half),
+    ("all_cnn", "arch = 'all_cnn'\ninput = [3, 12, 9]\nmultiplier = 0.1", 3, Also::Step),
+    ("inception_v3", "arch = 'inception_v3'\ninput = [3, 75, 75]\nmultiplier = 0.01", 1, Also::Nothing),
+];
+
+fn family(card: &str) -> ModelCard {
+    ModelCard::parse(&format!("classes = 10\nmean = [0.5, 0.4, 0.45]\n{card}"), "family", Path::new(""))
+        .expect("the card is right")
+}
+
+/// Forward and gradient of every family on an emulated card, a training step of those that are trained.
+fn families() -> impl Iterator<Item = Trial> {
+    let fast = |precision| How { profile: Profile::Hopper, build: Build::Fast, precision };
+    let check = How { profile: Profile::Toy, build: Build::Check, precision: Precision::F32 };
+    FAMILIES.into_iter().flat_map(move |(name, text, batch, also)| {
+        let mut jobs: Vec<(&str, Make, How)> = vec![("gradient", gradient, fast(Precision::F32))];
+        if name != "inception_v3" {
+            jobs.push(("gradient", gradient, check));
+        }
+        if matches!(also, Also::Half | Also::HalfAndStep) {
+            jobs.push(("gradient", gradient, fast(Precision::Bf16)));
+        }
+        if matches!(also, Also::Step | Also::HalfAndStep) {
+            jobs.push(("train", training, fast(Precision::F32)));
+        }
+        jobs.into_iter().map(move |(what, make, how)| {
+            let How { profile, build, precision } = how;
+            let trial = format!("engines::family.{name}.{what}.{precision}.{profile:?}.{build:?}").to_lowercase();
+            on_a_card(trial, move || compare(&make(&family(text), batch), how))
+        })
+    })
+}
+
 /// A plan with everything that is written into it and read from it.
 struct Job {
     graph: Graph,
@@ -83,6 +141,7 @@ pub fn trials() -> Vec<Trial> {
             }
         }
     }
+    out.extend(families());
     out.extend([
         on_a_card("engines::run.f32".into(), || whole_run(Precision::F32)),
         on_a_card("engines::run.bf16".into(), || whole_run(Precision::Bf16)),
