@@ -35,11 +35,11 @@
 //! | 4 | [`session`] | a model on a device |
 //! | 4 | [`data`] | data sets in, adversarial sets out |
 //! | 4 | [`outcome`] | what an attack found, and what casts doubt on it |
-//! | 5 | [`attack`] | what an attack is (`Attack`, `Bound`), one file each; what all need: `place` (networks, device, batch), `rows` (the seats of a batch), `choices`, `target`; the run around them: `job`, `run`, `check`, `journal`, `quantise` |
+//! | 5 | [`attack`] | what an attack is (`Attack`, `Bound`), one file each, ensembles in `auto`; what all need: `place` (networks, device, batch), `rows` (the seats of a batch), `choices`, `target`; the run around them: `job`, `run`, `check`, `journal`, `quantise` |
 //! | 4 | [`spectrum`] | densities of image sets, power laws, bands, balanced spectrum sampling; one spectral op on a device: `runner` |
 //! | 5 | [`train`] | the loop; a step and its attack as one plan: `engine`; what decides a result: `config`, `recipe`, `schedule`, `augment`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
 //! | 6 | [`report`] | `text` for people and `json` for programs, over the same facts |
-//! | 7 | [`cli`] | a file a command: `attack`, `infer`, `train`, `merge`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `run_args`, `attack_args` with the table of `attacks`, `value`; where results go: `results`, `output`, `progress`; Ctrl-C: `stop` |
+//! | 7 | [`cli`] | a file a command: `attack`, `eval`, `merge`, `infer`, `train`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `run_args`, `attack_args` with the table of `attacks`, `value`; where results go: `results`, `output`, `progress`; Ctrl-C: `stop` |
 //!
 //! # Invariants
 //!

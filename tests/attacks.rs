@@ -1,5 +1,6 @@
 //! Attacks: stored PyTorch results, and what must hold for any model and seed.
 
+mod apgd;
 mod golden;
 mod journal;
 mod losses;
@@ -52,6 +53,7 @@ pub fn trials() -> Vec<Trial> {
         trial("attacks::doubts", doubts),
         trial("attacks::no_weight_gradient", no_weight_gradient),
     ];
+    all.extend(apgd::trials());
     all.extend(golden::trials());
     all.extend(journal::trials());
     all.extend(losses::trials());

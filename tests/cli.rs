@@ -2,6 +2,7 @@
 //! Must not look inside the library, except to make a tiny model and to read back what was written.
 
 mod bad_input;
+mod eval;
 pub mod fixture;
 mod kernel;
 mod memory;
@@ -29,6 +30,7 @@ pub fn trials() -> Vec<Trial> {
     let help = [
         "",
         "attack",
+        "eval",
         "infer",
         "train",
         "merge",
@@ -66,7 +68,10 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    let others = bad_input::trials().into_iter().chain(kernel::trials()).chain(scale::trials()).chain([memory::trial_of_peak()]);
+    let others = [bad_input::trials(), eval::trials(), kernel::trials(), scale::trials()]
+        .into_iter()
+        .flatten()
+        .chain([memory::trial_of_peak()]);
     help.chain(own).chain(readme()).chain(others).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Every op on every instruction set of this processor against its f64 definition, from tables of cases.
 //! Must not know how an op is computed; how exactly it must come out follows from the number of its roundings.
 
+mod apgd;
 mod augment;
 mod conv;
 mod conv_half;
@@ -125,7 +126,8 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.extend(conv_half::trials());
-    let alone = [augment::trials, dropout::trials, fft::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
+    let alone =
+        [augment::trials, dropout::trials, fft::trials, loss::trials, optim::trials, pgd::trials, rows::trials, apgd::trials];
     trials.extend(alone.into_iter().flat_map(|list| list()));
     trials
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::Trial;
+use petard::attack::{Apgd, Attack, Net};
 use petard::gpu::cache::{Cache, Recipe};
 use petard::gpu::catalogue::spec_of;
 use petard::gpu::image::{Image, Usage};
@@ -38,6 +39,9 @@ const PLANS: &[Row] = &[
     Row::new("attack.resnet18", &[F32, Bf16], |p| attack("resnet18-cifar10", p)),
     Row::new("attack.vgg16", &[F32, Bf16], |p| attack("vgg16-bn-cifar10", p)),
     Row::new("attack.resnet50", &[F32, Bf16], |p| attack("resnet50", p)),
+    Row::new("apgd.linf", &[F32, Bf16], |p| apgd(Norm::Linf, p)),
+    Row::new("apgd.l2", &[F32], |p| apgd(Norm::L2, p)),
+    Row::new("apgd.l1", &[F32], |p| apgd(Norm::L1, p)),
     Row::new("train.resnet8", &[F32, Bf16], |p| training("resnet8-cifar10", p)),
     Row::new("train.resnet18", &[F32, Bf16], |p| training("resnet18-cifar10", p)),
     Row::new("attack.alexnet", &[F32, Bf16], |p| attack("alexnet-original", p)),
@@ -282,6 +286,13 @@ fn attack(card: &str, precision: Precision) -> Result<Plan> {
     let pgd = Pgd::new(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
     let (graph, values) = pgd.step_graph(&card, true);
     compile_for(&graph, &values.segments(), batch(&card), precision)
+}
+
+/// APGD on a small network, as `petard attack` plans it.
+fn apgd(norm: Norm, precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let (graph, segments) = Apgd::new(ThreatModel::new(norm, 0.5)).sketch(&Net::of(&card, true));
+    compile_for(&graph, &segments, batch(&card), precision)
 }
 
 /// A step of adversarial training, as `petard train` plans it.

@@ -1,7 +1,7 @@
 //! Which ops are measured: every distinct one that an attack on, or a training step of, the shipped networks runs.
 //! Must not know how an op is run or timed.
 
-use petard::graph::{Graph, Loss, Op, Role, Value, vjp};
+use petard::graph::{ApgdRule, Graph, Loss, Op, Role, Value, vjp};
 use petard::nn::{self, ModelCard};
 use petard::session::image_input;
 use petard::tensor::{DType, Shape};
@@ -120,6 +120,7 @@ fn attack_graph(card: &ModelCard) -> Graph {
     let (x, x0) = (image_input(&mut g, "x", card), image_input(&mut g, "x0", card));
     let label = g.input("label", rows.clone(), DType::I32);
     let [alpha, eps] = ["alpha", "eps"].map(|name| g.input(name, rows.clone(), DType::F32));
+    let state = g.input("state", Shape::per_image(&[ApgdRule::STATE]), DType::F32);
     let logits = nn::build(card, &mut g, x, false).logits;
     for loss in [Loss::Margin, Loss::Dlr] {
         g.push(Op::Loss(loss), &[logits, label]);
@@ -133,6 +134,8 @@ fn attack_graph(card: &ModelCard) -> Graph {
     g.push(Op::GradStatus, &[grad]);
     for norm in [Norm::Linf, Norm::L2, Norm::L1] {
         g.push(Op::PgdStep { norm }, &[x, x0, grad, alpha, eps]);
+        let moved = [x, x0, grad, state, x0];
+        g.push(Op::ApgdMove { norm }, if norm == Norm::L1 { &moved[..4] } else { &moved });
     }
     g
 }

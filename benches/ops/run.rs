@@ -22,7 +22,7 @@ impl Ready {
     /// Plans, fills, packs, runs once and checks. `exact` keeps to direct kernels.
     pub fn new(case: &Case, exact: bool) -> Result<Self, String> {
         // A PGD step replaces its image, as it does in the attack.
-        let in_place = matches!(case.op(), Op::PgdStep { .. });
+        let in_place = matches!(case.op(), Op::PgdStep { .. } | Op::ApgdMove { .. });
         let kept: Vec<Value> = [case.output].into_iter().chain(case.side).collect();
         let segment = if in_place {
             Segment { name: "infer".into(), outputs: vec![], carries: vec![(case.leaves[0], case.output)] }
@@ -82,6 +82,7 @@ fn fill(case: &Case) -> Vec<Vec<f32>> {
                 let windows = [node.shape.dims[0], node.shape.dims[1], node.shape.dims[2]];
                 pool::winners(pool, *hw, windows, case.batch, draw)
             }
+            (Op::ApgdMove { norm }, _) => pgd::apgd(*norm, i, count, draw),
             (Op::PgdStep { norm }, _) => (0..count).map(|_| pgd::number(*norm, i, draw)).collect(),
             (_, DType::I32) => (0..count).map(|_| draw.below(classes) as f32).collect(),
             (_, DType::Bits) => (0..count).map(|_| draw.below(2) as f32).collect(),

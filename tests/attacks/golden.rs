@@ -13,7 +13,7 @@ use crate::models::uniform;
 use crate::support::{cifar10, ignored, shared, trial};
 
 /// Checkpoint file, card, and the stem of the references.
-const CHECKPOINTS: [(&str, &str, &str); 2] = [
+pub(super) const CHECKPOINTS: [(&str, &str, &str); 2] = [
     ("resnet20-cifar10-std.safetensors", "resnet20-cifar10", "reference-attacks-resnet20-std"),
     ("resnet8-cifar10-at.safetensors", "resnet8-cifar10", "reference-attacks-resnet8-at"),
 ];
@@ -79,7 +79,7 @@ fn ten_lines(weights: &Path, spec: &str) -> petard::Result<()> {
     Ok(())
 }
 
-fn read_json(path: &Path) -> Value {
+pub(super) fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).expect("a readable reference")).expect("a reference in JSON")
 }
 

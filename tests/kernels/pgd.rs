@@ -45,7 +45,7 @@ pub fn trials() -> Vec<Trial> {
     for kind in [StartKind::Ball(Norm::Linf), StartKind::Ball(Norm::L2), StartKind::Ball(Norm::L1), StartKind::Sign] {
         let name = match kind {
             StartKind::Ball(norm) => norm.name(),
-            StartKind::Sign => "sign",
+            StartKind::Sign | StartKind::Boundary(_) => "sign",
         };
         for hwc in [[1, 1, 1], [3, 5, 3], [7, 9, 5], [32, 32, 3], [40, 37, 3]] {
             let [h, w, c] = hwc;
@@ -94,7 +94,7 @@ fn rests(norm: Norm, card: Card) -> Result<(), String> {
 }
 
 /// Random starts on a device have the bits of the host's generator, each image its own.
-fn starts(kind: StartKind, hwc: [usize; 3], card: Card) -> Result<(), String> {
+pub(super) fn starts(kind: StartKind, hwc: [usize; 3], card: Card) -> Result<(), String> {
     let (n, seed, step, [h, w, c]) = (3, 0x1234_5678_9abc_def0u64, 2, hwc);
     let elems = h * w * c;
     let (index, restart, eps) = ([7, 70_000, -1], [0, 3, 65_535], [0.03f32, 0.5, 6.0]);
@@ -107,6 +107,7 @@ fn starts(kind: StartKind, hwc: [usize; 3], card: Card) -> Result<(), String> {
         match kind {
             StartKind::Ball(norm) => rng::start(norm, eps[i], &stream, &from, &mut to),
             StartKind::Sign => rng::start_sign(eps[i], &stream, &from, &mut to),
+            StartKind::Boundary(norm) => rng::start_boundary(norm, eps[i], &stream, &from, &mut to),
         }
         chw_to_hwc(&to, (h, w, c), &mut want[i * elems..][..elems]);
     }

@@ -1,6 +1,7 @@
 //! The f64 definition of every op: the plainest loops that the text of the op allows. Everything else is judged by it.
 //! Must not call the engine; it shares only the graph and the geometry of convolutions and pools.
 
+mod apgd;
 mod conv;
 pub mod fft;
 mod loss;
@@ -160,6 +161,8 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::Column { index } => args[0].images().map(|row| row[*index]).collect(),
         Op::GradStatus => rows::grad_status(&args[0]),
         Op::PgdStep { norm } => rows::pgd_step(args, *norm),
+        Op::ApgdState(rule) => apgd::state(args, rule),
+        Op::ApgdMove { norm } => apgd::step(args, *norm),
 
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),
