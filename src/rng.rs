@@ -22,6 +22,10 @@ pub enum Purpose {
     Augment = 6,
     /// Initial weights; the position of the tensor takes the place of the image.
     Init = 7,
+    /// Where Square starts, and its proposals; the step is the number of the query.
+    Square = 11,
+    /// Noise and directions of HopSkipJump, in the order of memory; the step is the number of the query.
+    HopSkipJump = 12,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.

@@ -1,5 +1,6 @@
 //! Attacks: stored PyTorch results, and what must hold for any model and seed.
 
+mod black_box;
 mod golden;
 mod losses;
 
@@ -52,6 +53,7 @@ pub fn trials() -> Vec<Trial> {
         trial("attacks::no_weight_gradient", no_weight_gradient),
     ];
     all.extend(golden::trials());
+    all.extend(black_box::trials());
     all.extend(losses::trials());
     all
 }

@@ -8,6 +8,7 @@ mod direct;
 mod dropout;
 mod gemm;
 mod halves;
+mod hop;
 mod layout;
 mod loss;
 mod norm;
@@ -16,6 +17,7 @@ mod pgd;
 mod pointwise;
 mod pool;
 mod rows;
+mod square;
 
 use std::sync::Arc;
 
@@ -97,7 +99,8 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = halves::trials();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
+    let stems = stems.into_iter().chain([hop::cases as fn() -> Vec<Case>]);
+    for case in stems.flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -115,6 +118,7 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.extend(conv_half::trials());
+    trials.extend(square::trials().into_iter().chain(hop::trials()));
     let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
     trials.extend(alone.into_iter().flat_map(|list| list()));
     trials

@@ -4,6 +4,7 @@
 #include "lib/num.cuh"
 
 enum : u32 { DRAW_START = 1, DRAW_START_RADIUS = 2, DRAW_DROPOUT = 4 };
+enum : u32 { DRAW_SQUARE = 11, DRAW_HOP = 12 };
 
 struct Stream {
     u32 key[2], index, step, place;

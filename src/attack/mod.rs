@@ -3,11 +3,14 @@
 
 mod check;
 mod choices;
+mod hop_skip_jump;
 mod job;
+mod looks;
 mod pgd;
 mod place;
 mod rows;
 mod run;
+mod square;
 mod target;
 
 use std::fmt;
@@ -15,11 +18,13 @@ use std::fmt;
 use serde_json::{Map, Value as Json};
 
 pub use choices::{AttackLoss, Keep};
+pub use hop_skip_jump::HopSkipJump;
 pub use job::{Given, Hooks, Job, Progress, Returned, ReturnedHook};
 pub use pgd::{Pgd, Start, StepValues};
 pub use place::{Net, Place};
 pub use rows::{Rows, drive};
 pub use run::run;
+pub use square::{Square, windows};
 pub use target::Target;
 
 use crate::error::Result;

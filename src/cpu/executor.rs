@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, dropout, layout, loss, norm, optim, pgd, pointwise, pool, rows};
+use super::{Epi, Isa, dropout, hop, layout, loss, norm, optim, pgd, pointwise, pool, rows, square};
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Op, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
@@ -389,6 +389,10 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
                 out.copy_from_slice(f(0));
             }
             pgd::step(*norm, n, out, f(1), f(2), f(3), f(4));
+        }
+        Op::SquareStart { .. } | Op::SquareControl | Op::SquareStep { .. } => square::run(cx.graph(), step, op, views, f32s(out)),
+        Op::HopDistance { .. } | Op::HopControl(_) | Op::HopGather | Op::HopQuery { .. } => {
+            hop::run(step, op, n, views, f32s(out))
         }
         Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => {
             let out = f32s(out);

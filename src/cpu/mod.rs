@@ -9,6 +9,7 @@ mod dropout;
 mod epilogue;
 mod executor;
 mod gemm;
+mod hop;
 mod layout;
 mod loss;
 mod norm;
@@ -19,6 +20,7 @@ mod pool;
 mod rows;
 #[allow(unsafe_code)] // vector intrinsics
 mod simd;
+mod square;
 #[cfg(test)]
 mod testing;
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
-use super::{conv, dropout, gemm, layout, loss, norm, optim, pgd, pointwise, pool, rows};
+use super::{conv, dropout, gemm, hop, layout, loss, norm, optim, pgd, pointwise, pool, rows, square};
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
@@ -349,6 +349,8 @@ impl Lower<'_> {
             Op::Greater | Op::MaxRows | Op::SelectRows | Op::Column { .. } | Op::GradStatus => rows::lower(self, step, op),
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
+            Op::SquareStart { .. } | Op::SquareControl | Op::SquareStep { .. } => square::lower(self, step, op),
+            Op::HopDistance { .. } | Op::HopControl(_) | Op::HopGather | Op::HopQuery { .. } => hop::lower(self, step, op),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Input { .. }
             | Op::Param { .. }

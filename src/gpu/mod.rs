@@ -17,6 +17,7 @@ mod conv;
 mod conv_mma;
 mod dropout;
 mod gemm;
+mod hop;
 mod layout;
 mod loss;
 mod norm;
@@ -26,6 +27,7 @@ mod pointwise;
 mod pool;
 mod rows;
 mod show;
+mod square;
 mod tile;
 
 pub use driver::{Arg, DeviceProps, DevicePtr, Dims, Driver, Event, Function, Replay};

@@ -3,6 +3,7 @@
 
 mod builder;
 mod grad;
+pub mod hop;
 mod op;
 mod shape;
 

@@ -110,6 +110,8 @@ fn op_text(op: &Op) -> String {
             let detail = match other {
                 Op::Loss(l) | Op::LossGrad(l) => format!(" {l:?}"),
                 Op::PgdStep { norm } => format!(" {norm}"),
+                Op::SquareStart { norm } | Op::SquareStep { norm } => format!(" {norm}"),
+                Op::HopDistance { norm } | Op::HopQuery { norm } => format!(" {norm}"),
                 _ => String::new(),
             };
             kebab(&text[..end]) + &detail

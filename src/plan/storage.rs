@@ -91,6 +91,12 @@ fn in_network(op: &Op) -> bool {
             | Op::Start { .. }
             | Op::PgdStep { .. }
             | Op::SelectRows
+            | Op::SquareStart { .. }
+            | Op::SquareControl
+            | Op::SquareStep { .. }
+            | Op::HopControl(_)
+            | Op::HopGather
+            | Op::HopQuery { .. }
             | Op::SgdVelocity
             | Op::SgdStep { .. }
             | Op::Ema

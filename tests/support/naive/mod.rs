@@ -1,6 +1,7 @@
 //! The f64 definition of every op: the plainest loops that the text of the op allows. Everything else is judged by it.
 //! Must not call the engine; it shares only the graph and the geometry of convolutions and pools.
 
+mod black_box;
 mod conv;
 mod loss;
 mod norm;
@@ -87,6 +88,11 @@ impl Arg<'_> {
 
 fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
     match op {
+        Op::SquareStart { .. } | Op::SquareStep { .. } | Op::HopQuery { .. } => panic!("`{label}` ({op:?}) was not given"),
+        Op::SquareControl => black_box::square_control(args),
+        Op::HopDistance { norm } => black_box::distance(*norm, &args[0], &args[1]),
+        Op::HopGather => black_box::gather(args),
+        Op::HopControl(_) => panic!("`{label}` ({op:?}) was not given"),
         Op::Input { .. } | Op::Param { .. } | Op::DropoutMask { .. } | Op::Start { .. } => {
             panic!("`{label}` ({op:?}) was not given")
         }
