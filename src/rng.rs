@@ -24,6 +24,10 @@ pub enum Purpose {
     Init = 7,
     /// The direction in which a restart of FAB begins.
     FabStart = 10,
+    /// Where Square starts, and its proposals; the step is the number of the query.
+    Square = 11,
+    /// Noise and directions of HopSkipJump, in the order of memory; the step is the number of the query.
+    HopSkipJump = 12,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.

@@ -1,6 +1,7 @@
 //! Attacks: stored PyTorch results, and what must hold for any model and seed.
 
 mod apgd;
+mod black_box;
 mod golden;
 mod journal;
 mod losses;
@@ -56,6 +57,7 @@ pub fn trials() -> Vec<Trial> {
     all.extend(apgd::trials());
     all.extend(golden::trials());
     all.extend(journal::trials());
+    all.extend(black_box::trials());
     all.extend(losses::trials());
     all
 }

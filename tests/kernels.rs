@@ -10,6 +10,7 @@ mod dropout;
 mod fft;
 mod gemm;
 mod halves;
+mod hop;
 mod layout;
 mod loss;
 mod lrn;
@@ -19,6 +20,7 @@ mod pgd;
 mod pointwise;
 mod pool;
 mod rows;
+mod square;
 
 use std::sync::Arc;
 
@@ -97,18 +99,42 @@ pub struct Probe<'a> {
     pub want: &'a [f64],
 }
 
+/// Tables of cases, one a stem.
+const TABLES: &[fn() -> Vec<Case>] = &[
+    conv::cases,
+    dropout::cases,
+    fft::cases,
+    gemm::cases,
+    hop::cases,
+    layout::cases,
+    loss::cases,
+    lrn::cases,
+    norm::cases,
+    optim::cases,
+    pgd::cases,
+    pointwise::cases,
+    pool::cases,
+    rows::cases,
+];
+/// What no table of cases can say.
+const ALONE: &[fn() -> Vec<Trial>] = &[
+    apgd::trials,
+    augment::trials,
+    conv_half::trials,
+    dropout::trials,
+    fft::trials,
+    halves::trials,
+    hop::trials,
+    loss::trials,
+    optim::trials,
+    pgd::trials,
+    rows::trials,
+    square::trials,
+];
+
 pub fn trials() -> Vec<Trial> {
-    let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
-    let mut trials = halves::trials();
-    for case in stems
-        .into_iter()
-        .flat_map(|cases| cases())
-        .chain(lrn::cases())
-        .chain(dropout::cases())
-        .chain(optim::cases())
-        .chain(rows::cases())
-        .chain(fft::cases())
-    {
+    let mut trials: Vec<Trial> = ALONE.iter().flat_map(|list| list()).collect();
+    for case in TABLES.iter().flat_map(|cases| cases()) {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -125,10 +151,6 @@ pub fn trials() -> Vec<Trial> {
             trials.push(on_a_card(name, move || emulated(&case, build).map_err(|e| format!("{e}\n  case: {}", case.literal))));
         }
     }
-    trials.extend(conv_half::trials());
-    let alone =
-        [augment::trials, dropout::trials, fft::trials, loss::trials, optim::trials, pgd::trials, rows::trials, apgd::trials];
-    trials.extend(alone.into_iter().flat_map(|list| list()));
     trials
 }
 

@@ -4,7 +4,7 @@
 #include "lib/num.cuh"
 
 enum : u32 { DRAW_START = 1, DRAW_START_RADIUS = 2, DRAW_DROPOUT = 4 };
-enum : u32 { DRAW_FAB_START = 10 };
+enum : u32 {DRAW_FAB_START = 10, DRAW_HOP = 12, DRAW_SQUARE = 11};
 
 struct Stream {
     u32 key[2], index, step, place;

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Apgd, Attack, Fab, Keep};
+use super::{Apgd, Attack, Fab, Keep, Square};
 use crate::error::{Error, Result};
 use crate::threat::{Norm, ThreatModel};
 
@@ -87,6 +87,7 @@ const MEMBERS: &[(&str, Make)] = &[
     ("apgd-t", |s| Arc::new(s.apgd_t())),
     ("fab", |s| Arc::new(Fab { restarts: if s.version == Version::Plus { 5 } else { 1 }, ..Fab::new(s.threat) })),
     ("fab-t", |s| Arc::new(Fab::targeted(s.threat))),
+    ("square", |s| Arc::new(Square::new(s.threat))),
 ];
 
 /// The attacks of `version` within `threat`, and those of its names that are not among them.

@@ -32,7 +32,7 @@ pub struct AttackArgs {
     /// Step size [default: linf 2/255, l2 0.1, l1 1; fgsm-rs 1.25 eps]
     #[arg(long, value_name = "LENGTH", aliases = ["eps-iter", "eps-step", "step-size", "pgd-alpha"], allow_hyphen_values = true)]
     alpha: Option<String>,
-    /// Steps [default: pgd and bim 20; fab and fab-t 100; deepfool 50, default: pgd and bim 20, apgd 100]
+    /// Steps [default: pgd and bim 20; apgd, fab and fab-t 100; deepfool 50; hop-skip-jump 64 rounds]
     #[arg(long, value_name = "N", value_parser = count, aliases = ["nb-iter", "n-iter", "attack-iters", "num-steps", "max-iter"])]
     pub steps: Option<usize>,
     /// Independent runs; an image leaves after the first that breaks it [default: 1]
@@ -83,6 +83,16 @@ pub struct AttackArgs {
     /// What DeepFool adds to the difference of logits, so that it does not end on the boundary [default: 1e-4]
     #[arg(long, value_name = "LOGIT")]
     pub push: Option<f64>,
+    /// Queries of an image at most [default: square 5000, hop-skip-jump as its steps take]
+    #[arg(long, value_name = "N", value_parser = count, alias = "n-queries")]
+    pub queries: Option<usize>,
+    /// Share of the image that the first windows cover [default: square 0.8]
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
+    pub p_init: Option<String>,
+    /// Scale the schedule of windows, made for 10000 queries, to the queries [default: square false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(),
+          alias = "resc-schedule")]
+    pub rescale_schedule: Option<bool>,
 }
 
 /// Names of attacks, with their other names.
@@ -137,6 +147,9 @@ impl AttackArgs {
             ("push", self.push.is_some()),
             ("rho", self.rho.is_some()),
             ("larger-eps", self.larger_eps.is_some()),
+            ("queries", self.queries.is_some()),
+            ("p-init", self.p_init.is_some()),
+            ("rescale-schedule", self.rescale_schedule.is_some()),
         ];
         all.into_iter().filter(|(_, typed)| *typed).map(|(option, _)| option).collect()
     }
@@ -285,6 +298,8 @@ mod tests {
             ("--attack fgsm-rs --random-start false", "--random-start false"),
             ("--attack r-fgsm --norm l2", "--norm l2"),
             ("--attack fgsm-rs --norm l1", "--norm l1"),
+            ("--attack square --steps 3", "--steps"),
+            ("--attack hop-skip-jump --eps 0.1", "--eps"),
         ] {
             let said = refused(line, false);
             let attack = line.split_whitespace().nth(1).expect("a name");
@@ -306,6 +321,15 @@ mod tests {
     }
 
     #[test]
+    fn black_boxes() {
+        assert_eq!(settled("--attack square")["loss"], json!("margin"));
+        assert_eq!(settled("--attack square --target next")["loss"], json!("ce"));
+        assert_eq!(settled("--attack hsj")["norm"], json!("l2"));
+        assert!(refused("--attack hsj --target 3", false).contains("needs images of the target class"));
+        typed("--attack hsj --target 3").resolve(true).expect("starts are given");
+    }
+
+    #[test]
     fn the_words_settle_to_the_same_attack() {
         for line in [
             "",
@@ -313,6 +337,10 @@ mod tests {
             "--attack r-fgsm --restarts 3",
             "--attack fgsm-rs --eps 3/255",
             "--attack bim --norm l2 --eps 0.7 --target 3 --return first-success",
+            "--attack square --queries 77 --p-init 0.3 --rescale-schedule",
+            "--attack square --norm l1 --target next --loss margin --restarts 2",
+            "--attack hsj --norm linf --steps 7 --queries 900",
+            "--attack hopskipjump",
             "--norm l1 --random-start false --loss margin --target least-likely --return best-loss",
         ] {
             let args = typed(line);

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, apgd, dropout, fft, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
+use super::{Epi, Isa, apgd, dropout, fft, hop, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows, square};
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Op, Plane, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
@@ -410,6 +410,10 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
             }
             let old = (*norm != Norm::L1).then(|| f(4));
             apgd::step(*norm, n, out, &apgd::Move { x0: f(1), g: f(2), state: f(3), old });
+        }
+        Op::SquareStart { .. } | Op::SquareControl | Op::SquareStep { .. } => square::run(cx.graph(), step, op, views, f32s(out)),
+        Op::HopDistance { .. } | Op::HopControl(_) | Op::HopGather | Op::HopQuery { .. } => {
+            hop::run(step, op, n, views, f32s(out))
         }
         Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => {
             let out = f32s(out);

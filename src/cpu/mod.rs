@@ -11,6 +11,7 @@ mod epilogue;
 mod executor;
 pub(crate) mod fft;
 mod gemm;
+mod hop;
 mod hyperplane;
 mod layout;
 mod loss;
@@ -23,6 +24,7 @@ mod pool;
 mod rows;
 #[allow(unsafe_code)] // vector intrinsics
 mod simd;
+mod square;
 #[cfg(test)]
 mod testing;
 

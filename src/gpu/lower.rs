@@ -6,7 +6,9 @@ use std::collections::HashMap;
 
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
-use super::{apgd, conv, dropout, fft, gemm, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows};
+use super::{
+    apgd, conv, dropout, fft, gemm, hop, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows, square,
+};
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
@@ -353,6 +355,8 @@ impl Lower<'_> {
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
             Op::Hyperplane(plane) => hyperplane::lower(self, step, *plane),
             Op::ApgdState(_) | Op::ApgdMove { .. } => apgd::lower(self, step, op),
+            Op::SquareStart { .. } | Op::SquareControl | Op::SquareStep { .. } => square::lower(self, step, op),
+            Op::HopDistance { .. } | Op::HopControl(_) | Op::HopGather | Op::HopQuery { .. } => hop::lower(self, step, op),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Rfft2 { .. } | Op::Irfft2 { .. } | Op::SpectrumFilter | Op::RingSums { .. } | Op::Bass => {
                 fft::lower(self, step, op);

@@ -19,6 +19,7 @@ mod conv;
 mod conv_mma;
 mod dropout;
 mod gemm;
+mod hop;
 mod hyperplane;
 mod layout;
 mod loss;
@@ -30,6 +31,7 @@ mod pointwise;
 mod pool;
 mod rows;
 mod show;
+mod square;
 mod tile;
 
 pub use driver::{Arg, DeviceProps, DevicePtr, Dims, Driver, Event, Function, Replay};

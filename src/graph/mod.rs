@@ -4,6 +4,7 @@
 pub mod apgd;
 mod builder;
 mod grad;
+pub mod hop;
 mod op;
 mod ring;
 mod shape;

@@ -4,6 +4,7 @@
 #![allow(missing_docs)] // a variant's own text names its fields
 
 use super::apgd::ApgdRule;
+use super::hop;
 use crate::tensor::DType;
 use crate::threat::Norm;
 
@@ -329,6 +330,30 @@ pub enum Op {
     /// `(x, x0, g, state)`, in L-inf and L2 also `(.., old)` with the images before `x` -> the next iterate. `x` may be
     /// replaced in place.
     ApgdMove { norm: Norm },
+
+    /// `(x0, index, restart, eps, seed)`, in L2 and L1 also `patterns` -> where Square starts, clipped to [0,1]. L-inf:
+    /// vertical stripes of `eps` up or down, one sign a column and channel. L2, L1: tiles that carry the last of `patterns`.
+    SquareStart { norm: Norm },
+    /// `(state, loss, fooled)` -> the next state `[N, 4]` of Square: queries made, the best loss, whether a query has broken
+    /// the image, whether the last one is the best point now. A broken image stays as it is.
+    SquareControl,
+    /// `(x, best, x0, state, index, restart, eps, seed, schedule)`, in L2 and L1 also `patterns` -> the next proposal of
+    /// Square: `best` with one window changed (L2, L1: two). `schedule [K, 2]` holds from which proposal on, counted from 0, a
+    /// window has which side; `patterns [K + 1, S * S]` what a window of each side adds, then the tile of the start. `x`, which
+    /// is the last proposal, may be replaced in place.
+    SquareStep { norm: Norm },
+
+    /// `(a, b)` -> `[N]`: the distance of two images, summed in f64.
+    HopDistance { norm: Norm },
+    /// `(state, hit, distance)` -> the next state of HopSkipJump, see [`hop`]: `hit` is the verdict on the last query,
+    /// `distance` how far it is from the original.
+    HopControl(hop::Rules),
+    /// `(sums, q, x, state)` -> sums `[N, 2, H * W * C]` over the queries of an estimate: `q - x` with the sign of the verdict,
+    /// and without. `sums` may be replaced in place.
+    HopGather,
+    /// `(q, x, far, x0, sums, state, index, seed)` -> the next query of HopSkipJump, as its state says. `q` may be replaced in
+    /// place.
+    HopQuery { norm: Norm },
 
     /// `(v, g, w, hyper)` -> the next velocity `momentum * v + (g + weight_decay * w)`; `hyper [3]` is learning rate,
     /// momentum, weight decay. A velocity of zeros makes the first step PyTorch's `v = g`. `v` may be replaced in place.

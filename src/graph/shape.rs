@@ -2,6 +2,7 @@
 //! Knows nothing but ops and shapes; a misfit is a programmer's error and panics with the numbers.
 
 use super::apgd::ApgdRule;
+use super::hop;
 use super::op::{Op, Plane};
 use crate::tensor::{DType, Shape};
 use crate::threat::Norm;
@@ -324,6 +325,60 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             if *norm != Norm::L1 {
                 same(0, 4);
             }
+            at(0).clone()
+        }
+        Op::SquareStart { norm } => {
+            count(5 + usize::from(*norm != Norm::Linf));
+            at(0).hwc();
+            [1, 2, 3].into_iter().for_each(is_rows);
+            assert_eq!(*at(4), Shape::fixed(&[3]), "{op:?}: the seed is two words and a step");
+            at(0).clone()
+        }
+        Op::SquareControl => {
+            count(3);
+            assert_eq!(*at(0), Shape::per_image(&[4]), "{op:?}: the state");
+            [1, 2].into_iter().for_each(is_rows);
+            at(0).clone()
+        }
+        Op::SquareStep { norm } => {
+            count(9 + usize::from(*norm != Norm::Linf));
+            at(0).hwc();
+            [1, 2].into_iter().for_each(|i| same(0, i));
+            assert_eq!(*at(3), Shape::per_image(&[4]), "{op:?}: the state");
+            [4, 5, 6].into_iter().for_each(is_rows);
+            assert_eq!(*at(7), Shape::fixed(&[3]), "{op:?}: the seed is two words and a step");
+            assert!(!at(8).batched && at(8).dims.len() == 2 && last(8) == 2, "{op:?}: the schedule is {}", at(8));
+            if *norm != Norm::Linf {
+                assert!(!at(9).batched && at(9).dims[0] == at(8).dims[0] + 1, "{op:?}: patterns {} for {}", at(9), at(8));
+            }
+            at(0).clone()
+        }
+        Op::HopDistance { .. } => {
+            count(2);
+            same(0, 1);
+            assert!(at(0).batched, "{op:?} on {}", at(0));
+            rows()
+        }
+        Op::HopControl(_) => {
+            count(3);
+            assert_eq!(*at(0), Shape::per_image(&[hop::LEN]), "{op:?}: the state");
+            [1, 2].into_iter().for_each(is_rows);
+            at(0).clone()
+        }
+        Op::HopGather => {
+            count(4);
+            same(1, 2);
+            assert_eq!(*at(0), Shape::per_image(&[2, at(1).elems()]), "{op:?}: the sums");
+            assert_eq!(*at(3), Shape::per_image(&[hop::LEN]), "{op:?}: the state");
+            at(0).clone()
+        }
+        Op::HopQuery { .. } => {
+            count(8);
+            [1, 2, 3].into_iter().for_each(|i| same(0, i));
+            assert_eq!(*at(4), Shape::per_image(&[2, at(0).elems()]), "{op:?}: the sums");
+            assert_eq!(*at(5), Shape::per_image(&[hop::LEN]), "{op:?}: the state");
+            is_rows(6);
+            assert_eq!(*at(7), Shape::fixed(&[3]), "{op:?}: the seed is two words and a step");
             at(0).clone()
         }
         Op::SgdVelocity | Op::SgdStep { .. } => {

@@ -87,6 +87,7 @@ pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
         Op::ApgdState(_) | Op::ApgdMove { .. } => Some(0),
         Op::SelectRows => Some(2),
         Op::Hyperplane(Plane::FabStep { .. } | Plane::DeepFoolStep { .. } | Plane::Back { .. }) => Some(0),
+        Op::SquareStep { .. } | Op::HopGather | Op::HopQuery { .. } => Some(0),
         _ => None,
     }
 }

@@ -111,6 +111,8 @@ fn op_text(op: &Op) -> String {
                 Op::Loss(l) | Op::LossGrad(l) => format!(" {l:?}"),
                 Op::Hyperplane(plane) => format!(" {plane:?}"),
                 Op::PgdStep { norm } | Op::ApgdMove { norm } => format!(" {norm}"),
+                Op::SquareStart { norm } | Op::SquareStep { norm } => format!(" {norm}"),
+                Op::HopDistance { norm } | Op::HopQuery { norm } => format!(" {norm}"),
                 _ => String::new(),
             };
             kebab(&text[..end]) + &detail

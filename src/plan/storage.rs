@@ -94,6 +94,12 @@ fn in_network(op: &Op) -> bool {
             | Op::ApgdMove { .. }
             | Op::SelectRows
             | Op::Hyperplane(_)
+            | Op::SquareStart { .. }
+            | Op::SquareControl
+            | Op::SquareStep { .. }
+            | Op::HopControl(_)
+            | Op::HopGather
+            | Op::HopQuery { .. }
             | Op::SgdVelocity
             | Op::SgdStep { .. }
             | Op::Ema

@@ -235,7 +235,7 @@ fn linear_model() {
 /// DLR needs three classes, towards a target four: below that the margin, and it is said.
 fn few_classes() {
     let threat = ThreatModel::linf(0.1);
-    let codes = |attack: Apgd, classes| attack.doubts(classes, false).iter().map(|d| d.code).collect::<Vec<_>>();
+    let codes = |attack: Apgd, classes| attack.doubts(classes, false).iter().map(|d| d.code.clone()).collect::<Vec<_>>();
     assert_eq!(codes(Apgd::dlr(threat), 2), ["few-classes"]);
     assert_eq!(codes(Apgd::targeted(threat), 3), ["few-classes", "few-targets"]);
     assert_eq!(codes(Apgd::targeted(threat), 9), ["few-targets"]);

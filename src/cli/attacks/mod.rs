@@ -2,6 +2,7 @@
 //! Must not know models, images or devices.
 
 mod apgd;
+mod black_box;
 mod fab;
 mod pgd;
 
@@ -33,7 +34,7 @@ pub struct Entry {
 
 /// Every attack, families in a reader's order.
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    [pgd::ENTRIES, fab::ENTRIES, apgd::ENTRIES].into_iter().flatten()
+    [pgd::ENTRIES, fab::ENTRIES, apgd::ENTRIES, black_box::ENTRIES].into_iter().flatten()
 }
 
 /// The attacks in words.

@@ -2,6 +2,7 @@
 //! Must not call the engine; it shares only the graph and the geometry of convolutions and pools.
 
 mod apgd;
+mod black_box;
 mod conv;
 pub mod fft;
 mod loss;
@@ -94,6 +95,11 @@ pub fn fft_arg<'a>(data: &'a [f64], shape: &'a Shape) -> Arg<'a> {
 
 fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
     match op {
+        Op::SquareStart { .. } | Op::SquareStep { .. } | Op::HopQuery { .. } => panic!("`{label}` ({op:?}) was not given"),
+        Op::SquareControl => black_box::square_control(args),
+        Op::HopDistance { norm } => black_box::distance(*norm, &args[0], &args[1]),
+        Op::HopGather => black_box::gather(args),
+        Op::HopControl(_) => panic!("`{label}` ({op:?}) was not given"),
         Op::Input { .. } | Op::Param { .. } | Op::DropoutMask { .. } | Op::Start { .. } => {
             panic!("`{label}` ({op:?}) was not given")
         }
