@@ -38,7 +38,8 @@
 //! | 4 | [`spectrum`] | densities of image sets, power laws, bands, balanced spectrum sampling; one spectral op on a device: `runner` |
 //! | 5 | [`attack`] | gradient attacks and the run around them |
 //! | 5 | [`train`] | the loop; a step and its attack as one plan: `engine`; what decides a result: `config`, `recipe`, `schedule`, `augment`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
-//! | 6 | [`report`] | `text` for people and `json` for programs, over the same facts |
+//! | 5 | [`study`] | what models do along frequencies: `sensitivity`, `heatmap`, `perturbation`, `landscape` |
+//! | 6 | [`report`] | `plot`, `table` and `page` for studies; `text` for people and `json` for programs, over the same facts |
 //! | 7 | [`cli`] | a file a command: `attack`, `infer`, `train`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `attack_args`, `value`; where results go: `output`, `progress`; Ctrl-C: `stop` |
 //!
 //! # Invariants
@@ -78,6 +79,7 @@ pub mod report;
 pub mod rng;
 pub mod session;
 pub mod spectrum;
+pub mod study;
 pub mod tensor;
 pub mod threat;
 pub mod train;

@@ -4,6 +4,7 @@
 mod attack;
 mod attack_args;
 mod complete;
+mod corruptions;
 mod dataset;
 mod devices;
 mod infer;
@@ -54,6 +55,7 @@ enum Command {
     Attack(Box<attack::Args>),
     Infer(infer::Args),
     Train(Box<train::Args>),
+    Corruptions(corruptions::Args),
     Dataset(dataset::Args),
     Spectrum(Box<spectrum::Args>),
     Plan(plan::Args),
@@ -73,6 +75,7 @@ impl Cli {
             Command::Attack(args) => attack::run(&args),
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
+            Command::Corruptions(args) => corruptions::run(&args),
             Command::Dataset(args) => dataset::run(&args),
             Command::Spectrum(args) => spectrum::run(&args),
             Command::Plan(args) => plan::run(&args),
