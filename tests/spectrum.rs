@@ -4,6 +4,7 @@
 use std::fs;
 
 use libtest_mimic::Trial;
+use petard::data::corrupt::Corruption;
 use petard::data::{Dataset, Images, Options};
 use petard::spectrum::{Definition, Density, Rings, Runner, Task, bass_bytes, bass_weights, fit};
 use petard::{Device, DeviceOptions};
@@ -26,6 +27,12 @@ pub fn trials() -> Vec<Trial> {
         trial("spectrum::cli.augment_keeps_the_images", augment),
         trial("spectrum::cli.psd_says_what_it_found", psd),
         trial("spectrum::cli.bands_of_a_model", bands),
+        trial("spectrum::cli.sensitivity", sensitivity),
+        trial("spectrum::cli.heatmap", heatmap),
+        trial("spectrum::cli.perturbation", perturbation),
+        trial("spectrum::cli.landscape", landscape),
+        trial("spectrum::cli.corrupt_reads_back", corrupt_reads_back),
+        trial("spectrum::cli.corruptions", corruptions),
     ];
     own.into_iter().chain(real).collect()
 }
@@ -173,4 +180,105 @@ fn bands() {
         .filter(|((l, h), _)| *l > 0 && *l < 255 && *h > 0 && *h < 255)
         .map(|((l, h), x)| (f64::from(l) + f64::from(h) - 127.5 - f64::from(x)).abs());
     assert!(apart.fold(0.0, f64::max) <= 1.01, "low and high add up");
+}
+
+/// A command with its JSON, and a page that has so many plots.
+fn study(f: &Fixture, line: &str, plots: usize) -> Value {
+    let json = f.ok(&format!("{line} --html page.html --json")).stdout;
+    let page = fs::read_to_string(f.path("page.html")).expect("a page");
+    assert_eq!(page.matches("<svg").count(), plots, "{line}");
+    assert!(!page.contains("NaN"), "{line}");
+    serde_json::from_str(&json).expect("an object")
+}
+
+fn column(json: &Value, table: usize, name: &str) -> Vec<f64> {
+    let column = json["tables"][table]["columns"][name].as_array().unwrap_or_else(|| panic!("no column `{name}` in {json}"));
+    column.iter().map(|v| v.as_f64().unwrap_or_else(|| panic!("`{name}` has {v}"))).collect()
+}
+
+fn sensitivity() {
+    let f = Fixture::new();
+    let line = "spectrum sensitivity --model tiny.toml --data synthetic --limit 9 --batch-size";
+    let json = study(&f, &format!("{line} 4"), 3);
+    assert_eq!(column(&json, 0, "rank"), [1.0, 100.0, 200.0, 300.0, 400.0, 544.0]);
+    let magnitude = column(&json, 0, "magnitude");
+    assert!(magnitude.windows(2).all(|w| w[0] >= w[1]) && magnitude[0] > 0.0, "largest first: {magnitude:?}");
+    assert_eq!(column(&json, 1, "ring").len(), 23);
+    let other = study(&f, &format!("{line} 9"), 3);
+    let apart = magnitude.iter().zip(column(&other, 0, "magnitude")).map(|(a, b)| (a / b - 1.0).abs());
+    assert!(apart.fold(0.0, f64::max) < 1e-3, "another batch size");
+}
+
+fn heatmap() {
+    let f = Fixture::new();
+    let line = "spectrum heatmap --data synthetic --limit 3 --length";
+    let json = study(&f, &format!("{line} 0.000001"), 2);
+    let error = |json: &Value| -> Vec<Vec<f64>> { serde_json::from_value(json["error"].clone()).expect("rows") };
+    let clean = json["clean_error"].as_f64().expect("a share");
+    assert!(error(&json).iter().flatten().all(|e| *e == clean), "noise of no length changes nothing");
+    let rows = error(&study(&f, &format!("{line} 40"), 2));
+    assert_eq!((rows.len(), rows[0].len()), (32, 32));
+    assert!(rows.iter().flatten().any(|e| *e > clean), "long noise changes something");
+    for (u, v) in [(1, 0), (5, 9), (16, 3)] {
+        assert_eq!(rows[16 - u % 16][16 - v], rows[(16 + u % 16) % 32][16 + v], "mirror images are one wave");
+    }
+}
+
+fn perturbation() {
+    let f = Fixture::new();
+    let attack = "--model tiny.toml --data synthetic --limit 6 --steps 3 --eps 8/255 --seed 5";
+    let run = study(&f, &format!("spectrum perturbation {attack}"), 2);
+    f.ok(&format!("attack {attack} --save adv.safetensors"));
+    let saved = study(&f, "spectrum perturbation --data synthetic --limit 6 --adversarial file:adv.safetensors", 2);
+    assert_eq!(run["amplitude"], saved["amplitude"], "the attack that was run and the one that was saved");
+    let ring = column(&run, 0, "share of the perturbations");
+    assert!((ring.iter().sum::<f64>() - 1.0).abs() < 1e-4 || ring.iter().sum::<f64>() == 0.0, "{ring:?}");
+    let missing = f.run("spectrum perturbation --data synthetic --limit 2 --adversarial file:adv.safetensors");
+    assert!(missing.code == 2 && missing.stderr.contains("is not among the clean images"), "{}", missing.stderr);
+}
+
+fn landscape() {
+    let f = Fixture::new();
+    let line = "spectrum landscape --data synthetic --limit 6 --points 3 --extent 1 --seed 2";
+    let json = study(&f, line, 4);
+    let loss = column(&json, 0, "loss");
+    assert_eq!(loss.len(), 9);
+    // The model in the middle: on its own images its loss is what it was trained to.
+    assert!(loss.iter().enumerate().all(|(i, l)| i == 4 || *l > loss[4]), "the middle is the lowest: {loss:?}");
+    assert_eq!(column(&study(&f, &format!("{line} --cut 99"), 4), 0, "loss low")[4], loss[4], "the widest band is everything");
+    assert_eq!(f.run("spectrum landscape --data synthetic --points 1").code, 2);
+}
+
+fn corrupt_reads_back() {
+    let f = Fixture::new();
+    let open = |spec: String| Dataset::open(&spec, &Options { limit: Some(9), ..Options::default() }).expect("a set");
+    f.ok("dataset corrupt --data synthetic --limit 9 --kind glass_blur --severity 4 --seed 3 --out g.npz");
+    let (from, made) = (open("synthetic".into()), open(format!("file:{}", f.path("g.npz").display())));
+    let mut want = pixels(&from);
+    let index = from.read(0..9).expect("images").index;
+    petard::data::corrupt::corrupt(&mut want, from.shape(), &index, Corruption::GlassBlur, 4, 3);
+    assert_eq!((pixels(&made), made.labels()), (want, from.labels()));
+    for wrong in ["--kind rain --out r", "--kind fog --severity 6 --out r", "--kind fog --out g.npz"] {
+        assert_eq!(f.run(&format!("dataset corrupt --data synthetic --limit 9 {wrong}")).code, 2, "{wrong}");
+    }
+    f.left(&["g.npz"]);
+}
+
+/// The table, the group means and the error agree with each other, and a row with what `infer` says of the corrupted set.
+fn corruptions() {
+    let f = Fixture::new();
+    let json = study(&f, "corruptions --data synthetic --limit 24 --seed 3", 2);
+    let means = column(&json, 0, "mean (%)");
+    assert_eq!(means.len(), 15);
+    let mean = means.iter().sum::<f64>() / 15.0;
+    assert!((json["mean_accuracy"].as_f64().expect("a share") * 100.0 - mean).abs() < 0.01);
+    assert!((json["mce"].as_f64().expect("a share") * 100.0 + mean - 100.0).abs() < 0.01);
+    let noise = column(&json, 1, "mean (%)")[0];
+    assert!((noise - means[..3].iter().sum::<f64>() / 3.0).abs() < 0.01);
+    f.ok("dataset corrupt --data synthetic --limit 24 --kind contrast --severity 5 --seed 3 --out c");
+    let infer = f.ok("infer --model tiny-resnet --data file:c --json").stdout;
+    let infer: Value = serde_json::from_str(&infer).expect("an object");
+    assert!((infer["clean_accuracy"].as_f64().expect("a share") * 100.0 - column(&json, 0, "5")[11]).abs() < 0.01);
+    let missing = f.run("corruptions --data cifar10c:nowhere --model tiny.toml");
+    assert!(missing.code == 2 && missing.stderr.contains("gaussian_noise.npy"), "{}", missing.stderr);
 }

@@ -5,6 +5,7 @@ mod attack;
 mod attack_args;
 mod attacks;
 mod complete;
+mod corruptions;
 mod dataset;
 mod devices;
 mod eval;
@@ -61,6 +62,7 @@ enum Command {
     Infer(infer::Args),
     Train(Box<train::Args>),
     Merge(merge::Args),
+    Corruptions(corruptions::Args),
     Dataset(dataset::Args),
     Spectrum(Box<spectrum::Args>),
     Plan(plan::Args),
@@ -82,6 +84,7 @@ impl Cli {
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
             Command::Merge(args) => merge::run(&args),
+            Command::Corruptions(args) => corruptions::run(&args),
             Command::Dataset(args) => dataset::run(&args),
             Command::Spectrum(args) => spectrum::run(&args),
             Command::Plan(args) => plan::run(&args),

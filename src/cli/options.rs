@@ -131,15 +131,7 @@ impl DataArgs {
     /// # Errors
     /// Where they are missing, broken, or not what the model takes.
     pub fn open(&self, card: &ModelCard) -> Result<Dataset> {
-        let options = data::Options {
-            split: self.split,
-            shape: Some(card.input),
-            classes: Some(card.classes),
-            offset: self.offset,
-            limit: self.limit,
-            ..data::Options::default()
-        };
-        Dataset::open(&self.data, &options)
+        Dataset::open(&self.data, &self.options(card))
     }
     /// Opens the images as they are, for no model in particular.
     ///
@@ -148,6 +140,22 @@ impl DataArgs {
     pub fn open_any(&self) -> Result<Dataset> {
         let options = data::Options { split: self.split, offset: self.offset, limit: self.limit, ..data::Options::default() };
         Dataset::open(&self.data, &options)
+    }
+    /// The spec, where it begins with one of `kinds` and a colon.
+    pub fn spec_of(&self, kinds: &[&str]) -> Option<&str> {
+        let kind = self.data.split(':').next().unwrap_or_default();
+        kinds.contains(&kind).then_some(self.data.as_str())
+    }
+    /// What is asked of a set for a model.
+    pub fn options(&self, card: &ModelCard) -> data::Options {
+        data::Options {
+            split: self.split,
+            shape: Some(card.input),
+            classes: Some(card.classes),
+            offset: self.offset,
+            limit: self.limit,
+            ..data::Options::default()
+        }
     }
     /// Whether the images are the engine's own.
     fn synthetic(&self) -> bool {

@@ -2,7 +2,10 @@
 //! Knows no network, no device and no attack; of a model it is told only the shape and the number of classes.
 
 mod array;
+pub mod augmix;
 mod cifar;
+mod cifar_c;
+pub mod corrupt;
 mod file;
 mod images;
 mod resize;
@@ -96,19 +99,22 @@ struct Opened {
 }
 
 impl Dataset {
-    /// Opens `spec`: `cifar10:DIR`, `cifar100:DIR`, `images:DIR`, `file:PATH` or `synthetic[:SEED]`.
+    /// Opens `spec`: `cifar10:DIR`, `cifar100:DIR`, `cifar10c:DIR/NAME[/SEVERITY]`, `cifar100c:..`, `images:DIR`, `file:PATH` or `synthetic[:SEED]`.
     ///
     /// Fails for a set that is missing, broken, empty, or of another shape or with more classes than the model.
     pub fn open(spec: &str, options: &Options) -> Result<Self> {
         let opened = match spec.split_once(':').unwrap_or((spec, "")) {
             ("cifar10", dir) => cifar::open(&cifar::CIFAR10, &path_of(spec, dir)?, options.split)?,
             ("cifar100", dir) => cifar::open(&cifar::CIFAR100, &path_of(spec, dir)?, options.split)?,
+            ("cifar10c", rest) => cifar_c::open(&path_of(spec, rest)?.to_string_lossy(), 10)?,
+            ("cifar100c", rest) => cifar_c::open(&path_of(spec, rest)?.to_string_lossy(), 100)?,
             ("images", dir) => images::open(&path_of(spec, dir)?, options)?,
             ("file", path) => file::open(&path_of(spec, path)?)?,
             ("synthetic", seed) => synthetic::open(seed, options.split)?,
             _ => {
                 return Err(Error::usage(format!("unknown data `{spec}`")).with_hint(
-                    "use `cifar10:DIR`, `cifar100:DIR`, `images:DIR`, `file:PATH` (.safetensors, .npz) or `synthetic`",
+                    "use `cifar10:DIR`, `cifar100:DIR`, `cifar10c:DIR/NAME/SEVERITY`, `cifar100c:..`, `images:DIR`, `file:PATH` \
+                     (.safetensors, .npz) or `synthetic`",
                 ));
             }
         };

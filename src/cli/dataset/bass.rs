@@ -12,7 +12,7 @@ use crate::cli::options::{DataArgs, DeviceArgs, warn_of};
 use crate::cli::stop::Stop;
 use crate::cli::value::quoted;
 use crate::cli::{output, progress};
-use crate::data::{Batch, Images, save};
+use crate::data::{Batch, save};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Stream};
@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 message: format!("stopped after {kept} of {} images, nothing was written", data.len()),
             });
         }
-        let before = bytes_of(&chunk);
+        let before = super::bytes_of(&chunk);
         let begin = Instant::now();
         let after = engine.bass(before.clone(), data.shape())?;
         seconds += begin.elapsed().as_secs_f64();
@@ -146,14 +146,6 @@ impl Engine {
             }
         }
         Ok(bytes)
-    }
-}
-
-/// The pixels as bytes; floats are rounded.
-fn bytes_of(chunk: &Batch) -> Vec<u8> {
-    match &chunk.images {
-        Images::U8(bytes) => bytes.clone(),
-        Images::F32(values) => values.iter().map(|v| (v * 255.0).round_ties_even() as u8).collect(),
     }
 }
 

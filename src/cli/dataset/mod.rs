@@ -2,11 +2,13 @@
 //! Must not know how images are changed.
 
 mod bass;
+mod corrupt;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use crate::data::{Batch, Images};
 use crate::error::Result;
 
 /// Make an image set from another one
@@ -20,10 +22,20 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Make {
     Bass(bass::Args),
+    Corrupt(corrupt::Args),
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.make {
         Make::Bass(args) => bass::run(args),
+        Make::Corrupt(args) => corrupt::run(args),
+    }
+}
+
+/// The pixels as bytes; floats are rounded.
+fn bytes_of(chunk: &Batch) -> Vec<u8> {
+    match &chunk.images {
+        Images::U8(bytes) => bytes.clone(),
+        Images::F32(values) => values.iter().map(|v| (v * 255.0).round_ties_even() as u8).collect(),
     }
 }

@@ -2,8 +2,13 @@
 //! Must not know how spectra are computed.
 
 mod bands;
-mod findings;
+pub mod findings;
+mod heatmap;
+mod landscape;
+mod perturbation;
 mod psd;
+mod sensitivity;
+mod setting;
 
 use std::process::ExitCode;
 
@@ -23,11 +28,19 @@ pub struct Args {
 enum Study {
     Psd(psd::Args),
     Bands(bands::Args),
+    Sensitivity(sensitivity::Args),
+    Heatmap(heatmap::Args),
+    Perturbation(Box<perturbation::Args>),
+    Landscape(landscape::Args),
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.study {
         Study::Psd(args) => psd::run(args),
         Study::Bands(args) => bands::run(args),
+        Study::Sensitivity(args) => sensitivity::run(args),
+        Study::Heatmap(args) => heatmap::run(args),
+        Study::Perturbation(args) => perturbation::run(args),
+        Study::Landscape(args) => landscape::run(args),
     }
 }

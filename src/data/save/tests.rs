@@ -115,9 +115,9 @@ fn impossible_places_are_refused_at_once() {
 #[test]
 fn a_full_disk_is_told() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let content = Content { floats: "logits", dims: vec![4], integers: &["label"] };
+    let content = Content { floats: "logits", bytes: false, dims: vec![4], integers: &["label"] };
     let mut spool = Spool::new(dir.path(), &content).expect("a temporary folder");
-    spool.append(&[0.0; 400], &[&[0; 100]]).expect("room on the disk");
+    spool.append(&[0; 1600], &[&[0; 100]]).expect("room on the disk");
     let full = File::options().write(true).open("/dev/full").expect("a Linux machine");
     let error = spool.safetensors(&content, &Map::new(), &mut BufWriter::new(full)).expect_err("no room");
     let error = Error::io("write", "a.safetensors", error);
