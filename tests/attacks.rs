@@ -1,5 +1,6 @@
 //! Attacks: stored PyTorch results, and what must hold for any model and seed.
 
+mod fab;
 mod golden;
 mod losses;
 
@@ -51,6 +52,7 @@ pub fn trials() -> Vec<Trial> {
         trial("attacks::doubts", doubts),
         trial("attacks::no_weight_gradient", no_weight_gradient),
     ];
+    all.extend(fab::trials());
     all.extend(golden::trials());
     all.extend(losses::trials());
     all

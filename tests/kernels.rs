@@ -8,6 +8,7 @@ mod direct;
 mod dropout;
 mod gemm;
 mod halves;
+mod hyperplane;
 mod layout;
 mod loss;
 mod norm;
@@ -97,7 +98,14 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = halves::trials();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
+    for case in stems
+        .into_iter()
+        .flat_map(|cases| cases())
+        .chain(dropout::cases())
+        .chain(optim::cases())
+        .chain(rows::cases())
+        .chain(hyperplane::cases())
+    {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -115,6 +123,7 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.extend(conv_half::trials());
+    trials.extend(hyperplane::trials());
     let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
     trials.extend(alone.into_iter().flat_map(|list| list()));
     trials

@@ -13,7 +13,7 @@ use crate::models::uniform;
 use crate::support::{cifar10, ignored, shared, trial};
 
 /// Checkpoint file, card, and the stem of the references.
-const CHECKPOINTS: [(&str, &str, &str); 2] = [
+pub(super) const CHECKPOINTS: [(&str, &str, &str); 2] = [
     ("resnet20-cifar10-std.safetensors", "resnet20-cifar10", "reference-attacks-resnet20-std"),
     ("resnet8-cifar10-at.safetensors", "resnet8-cifar10", "reference-attacks-resnet8-at"),
 ];

@@ -2,6 +2,7 @@
 //! Must not call the engine; it shares only the graph and the geometry of convolutions and pools.
 
 mod conv;
+mod hyperplane;
 mod loss;
 mod norm;
 mod optim;
@@ -151,6 +152,7 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::Column { index } => args[0].images().map(|row| row[*index]).collect(),
         Op::GradStatus => rows::grad_status(&args[0]),
         Op::PgdStep { norm } => rows::pgd_step(args, *norm),
+        Op::Hyperplane(plane) => hyperplane::apply(*plane, args),
 
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),
