@@ -9,6 +9,8 @@ mod conv;
 mod fft;
 #[path = "ops/gemm.rs"]
 mod gemm;
+#[path = "ops/hyperplane.rs"]
+mod hyperplane;
 #[path = "ops/layout.rs"]
 mod layout;
 #[path = "ops/loss.rs"]
@@ -45,7 +47,7 @@ use work::{Roof, copy_bandwidth};
 /// Gives the ops of a stem their name and shape.
 type Describe = fn(&Site) -> Option<(&'static str, String)>;
 
-const STEMS: [Describe; 9] = [
+const STEMS: &[Describe] = &[
     conv::describe,
     fft::describe,
     gemm::describe,
@@ -56,6 +58,7 @@ const STEMS: [Describe; 9] = [
     pgd::describe,
     layout::describe,
     lrn::describe,
+    hyperplane::describe,
 ];
 
 const SAMPLES: usize = 10;

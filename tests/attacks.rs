@@ -2,6 +2,7 @@
 
 mod apgd;
 mod black_box;
+mod fab;
 mod golden;
 mod journal;
 mod losses;
@@ -55,6 +56,7 @@ pub fn trials() -> Vec<Trial> {
         trial("attacks::no_weight_gradient", no_weight_gradient),
     ];
     all.extend(apgd::trials());
+    all.extend(fab::trials());
     all.extend(golden::trials());
     all.extend(journal::trials());
     all.extend(black_box::trials());

@@ -11,6 +11,7 @@ mod fft;
 mod gemm;
 mod halves;
 mod hop;
+mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;
@@ -106,6 +107,7 @@ const TABLES: &[fn() -> Vec<Case>] = &[
     fft::cases,
     gemm::cases,
     hop::cases,
+    hyperplane::cases,
     layout::cases,
     loss::cases,
     lrn::cases,
@@ -125,6 +127,7 @@ const ALONE: &[fn() -> Vec<Trial>] = &[
     fft::trials,
     halves::trials,
     hop::trials,
+    hyperplane::trials,
     loss::trials,
     optim::trials,
     pgd::trials,

@@ -136,7 +136,7 @@ fn reads(step: &Step) -> Vec<Value> {
 
 fn works_in_place(step: &Step) -> bool {
     match &step.head {
-        Head::Op(op) => matches!(op, Op::PgdStep { .. } | Op::RunningUpdate { .. } | Op::SelectRows),
+        Head::Op(op) => matches!(op, Op::PgdStep { .. } | Op::RunningUpdate { .. } | Op::SelectRows | Op::Hyperplane(_)),
         Head::Chain | Head::Copy => true,
     }
 }

@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::Trial;
+use petard::attack::Attack;
 use petard::attack::{Apgd, Attack, Net};
+use petard::attack::{Fab, Net};
 use petard::gpu::cache::{Cache, Recipe};
 use petard::gpu::catalogue::spec_of;
 use petard::gpu::image::{Image, Usage};
 use petard::gpu::lower::{Launch, lower};
 use petard::gpu::nvrtc::{Nvrtc, Search};
 use petard::gpu::{DeviceProps, KernelSpec};
-use petard::graph::{Graph, Op, Value};
+use petard::graph::{Graph, Op, Plane, Value};
 use petard::nn::ModelCard;
 use petard::plan::{Plan, Precision, Segment, compile_for};
 use petard::tensor::{DType, Shape};
@@ -34,6 +36,8 @@ const PLANS: &[Row] = &[
     Row::new("fft.large_radices", &[F32], |p| fft([245, 343], p)),
     Row::new("fft.large", &[F32], |p| fft([512, 480], p)),
     Row::new("chain.c3", &[F32], |p| chain(3, p)),
+    Row::new("fab.resnet8", &[F32, Bf16], |p| boundaries("resnet8-cifar10", p)),
+    Row::new("fab.resnet50", &[F32], |p| boundaries("resnet50", p)).full(),
     Row::new("chain.c64", &[F32, Bf16], |p| chain(64, p)),
     Row::new("attack.resnet8", &[F32, Bf16], |p| attack("resnet8-cifar10", p)),
     Row::new("attack.resnet18", &[F32, Bf16], |p| attack("resnet18-cifar10", p)),
@@ -293,6 +297,28 @@ fn apgd(norm: Norm, precision: Precision) -> Result<Plan> {
     let card = ModelCard::find("resnet8-cifar10")?;
     let (graph, segments) = Apgd::new(ThreatModel::new(norm, 0.5)).sketch(&Net::of(&card, true));
     compile_for(&graph, &segments, batch(&card), precision)
+}
+
+/// FAB with restarts in every norm, and DeepFool, on the network of a card; of several plans the kernels of all.
+fn boundaries(card: &str, precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find(card)?;
+    let image = Shape::per_image(&[card.input[1], card.input[2], card.input[0]]);
+    let fab = Fab { candidates: 2, restarts: 2, ..Fab::new(ThreatModel::linf(8.0 / 255.0)) };
+    let (mut g, mut segments) = fab.sketch(&Net::of(&card, true));
+    let [x, x0, w] = ["a", "b", "c"].map(|name| g.input(name, image.clone(), DType::F32));
+    let [f, stop] = ["d", "e"].map(|name| g.input(name, Shape::per_image(&[]), DType::F32));
+    let mut outputs = Vec::new();
+    for norm in [Norm::L2, Norm::L1] {
+        outputs.push(g.push(Op::Hyperplane(Plane::FabStep { norm, eta: 1.05, alpha_max: 0.1 }), &[x, x0, w, f]));
+        outputs.push(g.push(Op::Hyperplane(Plane::Distance { norm }), &[f, w]));
+        outputs.push(g.push(Op::Hyperplane(Plane::Nearer { norm }), &[stop, x, x0, f]));
+    }
+    for norm in [Norm::Linf, Norm::L2] {
+        let fool = Plane::DeepFoolStep { norm, overshoot: 0.02, push: 1e-4 };
+        outputs.push(g.push(Op::Hyperplane(fool), &[x, w, f, stop]));
+    }
+    segments.push(Segment { name: "others".into(), outputs, carries: Vec::new() });
+    compile_for(&g, &segments, batch(&card), precision)
 }
 
 /// A step of adversarial training, as `petard train` plans it.

@@ -1,7 +1,7 @@
 //! Which ops are measured: every distinct one that an attack on, or a training step of, the shipped networks runs.
 //! Must not know how an op is run or timed.
 
-use petard::graph::{ApgdRule, Graph, Loss, Op, Role, Value, vjp};
+use petard::graph::{ApgdRule, Graph, Loss, Op, Plane, Role, Value, vjp};
 use petard::nn::{self, ModelCard};
 use petard::session::image_input;
 use petard::tensor::{DType, Shape};
@@ -136,7 +136,11 @@ fn attack_graph(card: &ModelCard) -> Graph {
         g.push(Op::PgdStep { norm }, &[x, x0, grad, alpha, eps]);
         let moved = [x, x0, grad, state, x0];
         g.push(Op::ApgdMove { norm }, if norm == Norm::L1 { &moved[..4] } else { &moved });
+        g.push(Op::Hyperplane(Plane::FabStep { norm, eta: 1.05, alpha_max: 0.1 }), &[x, x0, grad, alpha]);
     }
+    let fool = Plane::DeepFoolStep { norm: Norm::L2, overshoot: 0.02, push: 1e-4 };
+    g.push(Op::Hyperplane(fool), &[x, grad, alpha, eps]);
+    g.push(Op::Hyperplane(Plane::Distance { norm: Norm::L2 }), &[alpha, grad]);
     g
 }
 

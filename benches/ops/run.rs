@@ -8,7 +8,7 @@ use petard::tensor::{DType, bits_bytes};
 use crate::cards::Case;
 use crate::meter::{self, Draw, Watch};
 use crate::work::Work;
-use crate::{oracle, pgd, pool};
+use crate::{hyperplane, oracle, pgd, pool};
 
 /// A case whose result was right.
 pub struct Ready {
@@ -83,6 +83,7 @@ fn fill(case: &Case) -> Vec<Vec<f32>> {
                 pool::winners(pool, *hw, windows, case.batch, draw)
             }
             (Op::ApgdMove { norm }, _) => pgd::apgd(*norm, i, count, draw),
+            (Op::Hyperplane(plane), DType::F32) => (0..count).map(|_| hyperplane::number(*plane, i, draw)).collect(),
             (Op::PgdStep { norm }, _) => (0..count).map(|_| pgd::number(*norm, i, draw)).collect(),
             (_, DType::I32) => (0..count).map(|_| draw.below(classes) as f32).collect(),
             (_, DType::Bits) => (0..count).map(|_| draw.below(2) as f32).collect(),

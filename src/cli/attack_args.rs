@@ -63,13 +63,13 @@ pub struct AttackArgs {
     #[arg(long = "return", value_enum, ignore_case = true)]
     pub keep: Option<Keep>,
     /// How far past the boundary a step of FAB goes, 1 being onto it [default: 1.05]
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = value::ratio, allow_hyphen_values = true)]
     pub eta: Option<f64>,
     /// What is left of the change after FAB's step back [default: 0.9]
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = value::ratio, allow_hyphen_values = true)]
     pub beta: Option<f64>,
     /// Largest weight of the original image in a step of FAB [default: 0.1]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = value::ratio, allow_hyphen_values = true)]
     pub alpha_max: Option<f64>,
     /// Classes with the highest logits whose boundaries a step compares, up to 64 [default: 20]
     #[arg(long, value_name = "N", value_parser = count)]
@@ -78,10 +78,10 @@ pub struct AttackArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub nearest: Option<bool>,
     /// How far past the boundary a step of DeepFool goes, as a part of the step [default: 0.02]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = value::ratio, allow_hyphen_values = true)]
     pub overshoot: Option<f64>,
     /// What DeepFool adds to the difference of logits, so that it does not end on the boundary [default: 1e-4]
-    #[arg(long, value_name = "LOGIT")]
+    #[arg(long, value_name = "LOGIT", value_parser = value::ratio, allow_hyphen_values = true)]
     pub push: Option<f64>,
     /// Queries of an image at most [default: square 5000, hop-skip-jump as its steps take]
     #[arg(long, value_name = "N", value_parser = count, alias = "n-queries")]

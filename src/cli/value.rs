@@ -97,6 +97,19 @@ pub fn shard(text: &str) -> std::result::Result<Shard, String> {
     }
 }
 
+/// A plain number: a decimal or a fraction.
+///
+/// # Errors
+/// What may be written, for the argument parser to print.
+pub fn ratio(text: &str) -> std::result::Result<f64, String> {
+    let number = |part: &str| part.trim().parse::<f64>().ok().filter(|v| v.is_finite());
+    let value = match text.split_once('/') {
+        None => number(text),
+        Some((above, below)) => number(above).zip(number(below).filter(|&b| b != 0.0)).map(|(a, b)| a / b),
+    };
+    value.ok_or_else(|| "write a decimal such as `0.9` or a fraction such as `9/10`".into())
+}
+
 /// A number from 1 up.
 ///
 /// # Errors

@@ -123,7 +123,7 @@ mod tests {
         }
         let check = |line: &str| typed(line).resolve(false).expect(line).check(1000).map_err(|e| e.to_string());
         for line in
-            ["--attack fab --beta 1", "--attack fab --eta 0", "--attack fab-t --alpha-max 2", "--attack deepfool --push=-1"]
+            ["--attack fab --beta 1", "--attack fab --eta 0", "--attack fab-t --alpha-max 2", "--attack deepfool --push -1"]
         {
             assert!(check(line).is_err(), "{line}");
         }

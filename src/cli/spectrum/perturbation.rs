@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::findings::{Findings, ResultArgs};
 use super::setting::numbered;
-use crate::attack::{self, Hooks, Job, Returned};
+use crate::attack::{self, Given, Hooks, Job, Returned};
 use crate::cli::attack_args::AttackArgs;
 use crate::cli::options::{DataArgs, DeviceArgs, ModelArgs, warn_of};
 use crate::cli::stop::Stop;
@@ -61,23 +61,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => {
             let model = args.model.load(&args.data)?;
             let data = args.data.open(&model.card)?;
-            let pgd = args.attack.resolve(false)?;
+            let attack = args.attack.resolve(false)?;
             let batch = args.device.batch(device.card().is_some(), model.input());
             words.extend(args.model.words(&args.data));
             words.extend(args.data.words());
-            words.extend(args.attack.words(&pgd, false));
+            words.extend(args.attack.words(attack.as_ref()));
             words.extend(["--seed".into(), args.seed.to_string()]);
             words.extend(args.device.words(batch));
             facts.push(("model".to_string(), model.card.name.clone()));
             let mut spectra = Spectra::new(&device, data.shape())?;
-            let job = Job { attack: pgd, batch, seed: args.seed, exact: false };
+            let job = Job { attacks: vec![attack], sources: Vec::new(), batch, seed: args.seed, exact: false };
             let mut pairs = Pairs::new(&data);
             let hooks = Hooks {
-                progress: None,
                 returned: Some(Box::new(|r: &Returned| pairs.add(&mut spectra, r.adversarial))),
                 stop: Some(Box::new(|| stop.asked())),
+                ..Hooks::default()
             };
-            let outcome = attack::run(&device, &model, &data, &job, None, hooks)?;
+            let outcome = attack::run(&device, &model, &data, &job, &Given::default(), hooks)?;
             let accuracy =
                 format!("{:.2} % clean, {:.2} % robust", 100.0 * outcome.clean_accuracy(), 100.0 * outcome.robust_accuracy());
             facts.push(("accuracy".to_string(), accuracy));

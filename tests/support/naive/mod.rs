@@ -5,6 +5,7 @@ mod apgd;
 mod black_box;
 mod conv;
 pub mod fft;
+mod hyperplane;
 mod loss;
 mod norm;
 mod optim;
@@ -169,6 +170,7 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::PgdStep { norm } => rows::pgd_step(args, *norm),
         Op::ApgdState(rule) => apgd::state(args, rule),
         Op::ApgdMove { norm } => apgd::step(args, *norm),
+        Op::Hyperplane(plane) => hyperplane::apply(*plane, args),
 
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),
