@@ -22,6 +22,8 @@ pub enum Purpose {
     Augment = 6,
     /// Initial weights; the position of the tensor takes the place of the image.
     Init = 7,
+    /// What an attack on a transformed image draws: noise around it, sizes and places of its copies.
+    Transfer = 8,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.

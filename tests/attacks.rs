@@ -1,7 +1,10 @@
 //! Attacks: stored PyTorch results, and what must hold for any model and seed.
 
+mod climb;
+mod climb;
 mod golden;
 mod losses;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,6 +56,9 @@ pub fn trials() -> Vec<Trial> {
     ];
     all.extend(golden::trials());
     all.extend(losses::trials());
+    all.extend(transfer::trials());
+    all.extend(climb::trials());
+    all.extend(climb::trials());
     all
 }
 

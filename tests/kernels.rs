@@ -2,6 +2,7 @@
 //! Must not know how an op is computed; how exactly it must come out follows from the number of its roundings.
 
 mod augment;
+mod climb;
 mod conv;
 mod conv_half;
 mod direct;
@@ -10,6 +11,7 @@ mod gemm;
 mod halves;
 mod layout;
 mod loss;
+mod momentum;
 mod norm;
 mod optim;
 mod pgd;
@@ -97,7 +99,15 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = halves::trials();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
+    for case in stems
+        .into_iter()
+        .flat_map(|cases| cases())
+        .chain(dropout::cases())
+        .chain(optim::cases())
+        .chain(rows::cases())
+        .chain(momentum::cases())
+        .chain(climb::cases())
+    {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -115,7 +125,16 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.extend(conv_half::trials());
-    let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
+    let alone = [
+        augment::trials,
+        dropout::trials,
+        loss::trials,
+        optim::trials,
+        pgd::trials,
+        rows::trials,
+        momentum::trials,
+        climb::trials,
+    ];
     trials.extend(alone.into_iter().flat_map(|list| list()));
     trials
 }

@@ -3,11 +3,14 @@
 
 mod check;
 mod choices;
+mod climb;
 mod job;
+mod momentum;
 mod pgd;
 mod place;
 mod rows;
 mod run;
+mod search;
 mod target;
 
 use std::fmt;
@@ -15,11 +18,14 @@ use std::fmt;
 use serde_json::{Map, Value as Json};
 
 pub use choices::{AttackLoss, Keep};
+pub use climb::{Climb, From, Objective, Stepping};
 pub use job::{Given, Hooks, Job, Progress, Returned, ReturnedHook};
+pub use momentum::{Kernel, Momentum};
 pub use pgd::{Pgd, Start, StepValues};
 pub use place::{Net, Place};
 pub use rows::{Rows, drive};
 pub use run::run;
+pub use search::RadiusSearch;
 pub use target::Target;
 
 use crate::error::Result;

@@ -44,6 +44,10 @@ pub struct Args {
     list: bool,
     #[command(flatten)]
     attack: AttackArgs,
+    /// Follow the gradients of this model in place of the attacked one's, which only judges; repeated, of the mean of their
+    /// logits. Weights follow after `=` where the card names none
+    #[arg(long, value_name = "CARD[=WEIGHTS]", help_heading = HEADING)]
+    source: Vec<String>,
     /// Take the starting images from a set of arrays, one for each image in the same order (pgd, first restart)
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     start: Option<PathBuf>,
@@ -117,11 +121,33 @@ impl Args {
         let device = self.device.open()?;
         attack.check(self.model.find(&self.data)?.classes)?;
         let model = self.model.load(&self.data)?;
+        let sources = self.sources(&model)?;
         let data = self.data.open(&model.card)?;
         let starts = self.start.as_deref().map(|path| open_starts(path, &model)).transpose()?;
         let batch = self.device.batch(device.card().is_some(), model.input());
-        let job = Job { attacks: vec![attack], sources: Vec::new(), batch, seed: self.seed, exact: self.exact };
+        let job = Job { attacks: vec![attack], sources, batch, seed: self.seed, exact: self.exact };
         Ok(Settings { device, model, data, starts, job, expected })
+    }
+
+    /// The models of `--source`.
+    fn sources(&self, model: &Model) -> Result<Vec<Model>> {
+        let load = |text: &String| -> Result<Model> {
+            let (card, weights) =
+                text.split_once('=').map_or((text.as_str(), None), |(card, path)| (card, Some(Path::new(path))));
+            let source = Model::load(card, weights).map_err(|e| match (&e, weights) {
+                (Error::Model { .. }, None) => e.with_hint(format!("name a file of weights: `--source {card}=FILE.safetensors`")),
+                _ => e,
+            })?;
+            let (ours, theirs) = ((model.input(), model.card.classes), (source.input(), source.card.classes));
+            if ours == theirs {
+                return Ok(source);
+            }
+            let kind = |([c, h, w], classes): ([usize; 3], usize)| format!("{c}x{h}x{w} images and {classes} classes");
+            let (ours, theirs) = (kind(ours), kind(theirs));
+            Err(Error::usage(format!("`--source {text}` takes {theirs}, `{}` takes {ours}", model.card.name))
+                .with_hint("a source must take the images of the attacked model, and know its classes"))
+        };
+        self.source.iter().map(load).collect()
     }
 
     fn facts(&self, settings: &Settings) -> Facts {
@@ -137,6 +163,7 @@ impl Args {
             exact: settings.job.exact,
             seed: settings.job.seed,
             repeat: self.repeat(settings),
+            sources: settings.job.sources.iter().map(|m| m.card.name.clone()).collect(),
         }
     }
 
@@ -146,6 +173,9 @@ impl Args {
         words.extend(self.model.words(&self.data));
         words.extend(self.data.words());
         words.extend(self.attack.words(settings.job.attacks[0].as_ref()));
+        for source in &self.source {
+            words.extend(["--source".into(), quoted(source)]);
+        }
         if let Some(start) = &self.start {
             words.extend(["--start".into(), quoted(&start.to_string_lossy())]);
         }

@@ -76,6 +76,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         exact: true,
         seed: 0,
         repeat: words.join(" "),
+        sources: Vec::new(),
     };
     json.write(&report::infer_text(&facts, &inference), || report::infer_json(&facts, &inference))?;
     Ok(ExitCode::SUCCESS)

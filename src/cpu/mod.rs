@@ -2,8 +2,10 @@
 //! Must not know graph building, files or attacks.
 
 mod arena;
+mod climb;
 #[allow(unsafe_code)] // inner loops over raw rows of pixels
 mod conv;
+mod diverse;
 mod dropout;
 #[allow(unsafe_code)] // vector loads and stores
 mod epilogue;
@@ -11,6 +13,7 @@ mod executor;
 mod gemm;
 mod layout;
 mod loss;
+mod momentum;
 mod norm;
 mod optim;
 mod pgd;

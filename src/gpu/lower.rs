@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
-use super::{conv, dropout, gemm, layout, loss, norm, optim, pgd, pointwise, pool, rows};
+use super::{climb, conv, dropout, gemm, layout, loss, momentum, norm, optim, pgd, pointwise, pool, rows};
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
@@ -349,6 +349,15 @@ impl Lower<'_> {
             Op::Greater | Op::MaxRows | Op::SelectRows | Op::Column { .. } | Op::GradStatus => rows::lower(self, step, op),
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
+            Op::Tick { .. }
+            | Op::Ahead
+            | Op::Jitter
+            | Op::Diversify(_)
+            | Op::DiversifyGrad(_)
+            | Op::Accumulate { .. }
+            | Op::Blur
+            | Op::Momentum => momentum::lower(self, step, op),
+            Op::Kl | Op::KlGrad | Op::Moment { .. } | Op::AdamStep { .. } | Op::Shake => climb::lower(self, step, op),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Input { .. }
             | Op::Param { .. }

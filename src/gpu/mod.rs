@@ -13,12 +13,14 @@ pub mod nvrtc;
 pub mod source;
 pub mod spec;
 
+mod climb;
 mod conv;
 mod conv_mma;
 mod dropout;
 mod gemm;
 mod layout;
 mod loss;
+mod momentum;
 mod norm;
 mod optim;
 mod pgd;

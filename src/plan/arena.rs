@@ -40,7 +40,8 @@ pub(super) fn place(
     for (segment, mut steps) in segments.iter().zip(lists) {
         let mut slots = persistent.clone();
         for &(state, next) in &segment.carries {
-            if can_replace(&steps, state, next) && !persistent.contains_key(&next) {
+            // What is carried into two states lies in the first of them.
+            if can_replace(&steps, state, next) && !slots.contains_key(&next) {
                 slots.insert(next, slots[&state]);
             } else {
                 steps.push(Step {
@@ -85,6 +86,7 @@ pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
     match op {
         Op::PgdStep { .. } | Op::RunningUpdate { .. } | Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => Some(0),
         Op::SelectRows => Some(2),
+        Op::Tick { .. } | Op::Accumulate { .. } | Op::Momentum | Op::Moment { .. } | Op::AdamStep { .. } => Some(0),
         _ => None,
     }
 }

@@ -39,6 +39,7 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "forwards": outcome.cost.forwards,
         "backwards": outcome.cost.backwards,
         "members": outcome.members,
+        "sources": facts.sources,
     }))
 }
 

@@ -1,7 +1,9 @@
 //! The attacks of the command line: what each is called, which options it takes, how they settle to it. One file a family.
 //! Must not know models, images or devices.
 
+mod climb;
 mod pgd;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -31,7 +33,7 @@ pub struct Entry {
 
 /// Every attack, families in a reader's order.
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    [pgd::ENTRIES].into_iter().flatten()
+    [pgd::ENTRIES, climb::ENTRIES, transfer::ENTRIES].into_iter().flatten()
 }
 
 /// The attacks in words.

@@ -1,8 +1,10 @@
 //! The f64 definition of every op: the plainest loops that the text of the op allows. Everything else is judged by it.
 //! Must not call the engine; it shares only the graph and the geometry of convolutions and pools.
 
+mod climb;
 mod conv;
 mod loss;
+mod momentum;
 mod norm;
 mod optim;
 mod pointwise;
@@ -87,7 +89,14 @@ impl Arg<'_> {
 
 fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
     match op {
-        Op::Input { .. } | Op::Param { .. } | Op::DropoutMask { .. } | Op::Start { .. } => {
+        Op::Input { .. }
+        | Op::Param { .. }
+        | Op::DropoutMask { .. }
+        | Op::Start { .. }
+        | Op::Jitter
+        | Op::Shake
+        | Op::Diversify(_)
+        | Op::DiversifyGrad(_) => {
             panic!("`{label}` ({op:?}) was not given")
         }
 
@@ -151,6 +160,15 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::Column { index } => args[0].images().map(|row| row[*index]).collect(),
         Op::GradStatus => rows::grad_status(&args[0]),
         Op::PgdStep { norm } => rows::pgd_step(args, *norm),
+        Op::Tick { copies } => momentum::tick(&args[0], *copies),
+        Op::Ahead => momentum::ahead(args),
+        Op::Accumulate { share } => momentum::accumulate(args, *share),
+        Op::Blur => momentum::blur(&args[0], args[1].data),
+        Op::Momentum => momentum::momentum(args),
+        Op::Kl => climb::kl(&args[0], &args[1]),
+        Op::KlGrad => climb::kl_grad(&args[0], &args[1]),
+        Op::Moment { square, keep } => climb::moment(&args[0], &args[1], *square, *keep),
+        Op::AdamStep { keep } => climb::adam(args, *keep),
 
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),
