@@ -1,7 +1,6 @@
 //! Attacks: stored PyTorch results, and what must hold for any model and seed.
 
 mod climb;
-mod climb;
 mod golden;
 mod losses;
 mod transfer;
@@ -57,7 +56,6 @@ pub fn trials() -> Vec<Trial> {
     all.extend(golden::trials());
     all.extend(losses::trials());
     all.extend(transfer::trials());
-    all.extend(climb::trials());
     all.extend(climb::trials());
     all
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::Trial;
+use petard::attack::{Attack, Climb, Kernel, Momentum, Net, Stepping};
 use petard::gpu::cache::{Cache, Recipe};
 use petard::gpu::catalogue::spec_of;
 use petard::gpu::image::{Image, Usage};
@@ -33,6 +34,8 @@ const PLANS: &[Row] = &[
     Row::new("attack.resnet18", &[F32, Bf16], |p| attack("resnet18-cifar10", p)),
     Row::new("attack.vgg16", &[F32, Bf16], |p| attack("vgg16-bn-cifar10", p)),
     Row::new("attack.resnet50", &[F32, Bf16], |p| attack("resnet50", p)),
+    Row::new("transfer.resnet8", &[F32, Bf16], transfer),
+    Row::new("climb.resnet8", &[F32, Bf16], climb),
     Row::new("train.resnet8", &[F32, Bf16], |p| training("resnet8-cifar10", p)),
     Row::new("train.resnet18", &[F32, Bf16], |p| training("resnet18-cifar10", p)),
     Row::new("attack.wrn34", &[F32, Bf16], |p| attack("wrn-34-10-cifar10", p)).full(),
@@ -252,6 +255,24 @@ fn attack(card: &str, precision: Precision) -> Result<Plan> {
     let pgd = Pgd::new(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
     let (graph, values) = pgd.step_graph(&card, true);
     compile_for(&graph, &values.segments(), batch(&card), precision)
+}
+
+/// Every switch of the attacks with a momentum.
+fn transfer(precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let base = Momentum::new(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
+    let kernel = Some(Kernel::Gaussian);
+    let attack = Momentum { ahead: true, copies: 5, probability: 0.5, kernel, samples: 5, ..base };
+    let (graph, segments) = attack.sketch(&Net::of(&card, false));
+    compile_for(&graph, &segments, batch(&card), precision)
+}
+
+/// Adam up the divergence from the clean prediction, from beside the image.
+fn climb(precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let climb = Climb::tpgd(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
+    let (graph, segments) = Climb { stepping: Stepping::Adam, ..climb }.sketch(&Net::of(&card, false));
+    compile_for(&graph, &segments, batch(&card), precision)
 }
 
 /// A step of adversarial training, as `petard train` plans it.
