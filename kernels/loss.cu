@@ -23,7 +23,9 @@ constexpr int TEAM = P_TEAM, THREADS = TEAM > 128 ? TEAM : 128;
 static_assert(THREADS % TEAM == 0 && (TEAM == 32 || TEAM == THREADS), "loss: a team is a warp or a block");
 typedef Team<TEAM> Crew;
 
-enum : int { CROSS_ENTROPY, MARGIN, HINGE, DLR, TARGETED_CROSS_ENTROPY, TARGETED_MARGIN, TARGETED_DIFFERENCE, TARGETED_DLR };
+enum : int {
+    CROSS_ENTROPY, MARGIN, HINGE, DLR, TARGETED_CROSS_ENTROPY, TARGETED_MARGIN, TARGETED_DIFFERENCE, TARGETED_DLR, LOGIT, TARGETED_LOGIT
+};
 
 // One image; `row` repeats the last image for teams beyond it, which must not store.
 struct Image {
@@ -93,6 +95,8 @@ DEV Few ratio(const Image& image, bool to_target, int y, int t) {
 DEV Few few(int kind, double kappa, const Image& image, int y, int t) {
     if (kind == DLR || kind == TARGETED_DLR) return ratio(image, kind == TARGETED_DLR, y, t);
     if (kind == TARGETED_DIFFERENCE) return {image.at(t) - image.at(y), {t, y, -1, -1, -1}, {1.0, -1.0}};
+    if (kind == LOGIT) return {-image.at(y), {y, -1, -1, -1, -1}, {-1.0}};
+    if (kind == TARGETED_LOGIT) return {image.at(t), {t, -1, -1, -1, -1}, {1.0}};
     int top, other;
     const int own = kind == TARGETED_MARGIN ? t : y;
     highest(image, own, top, other);

@@ -28,6 +28,8 @@ pub enum Purpose {
     Square = 11,
     /// Noise and directions of HopSkipJump, in the order of memory; the step is the number of the query.
     HopSkipJump = 12,
+    /// What an attack on a transformed image draws: noise around it, sizes and places of its copies.
+    Transfer = 8,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.

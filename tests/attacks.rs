@@ -2,10 +2,12 @@
 
 mod apgd;
 mod black_box;
+mod climb;
 mod fab;
 mod golden;
 mod journal;
 mod losses;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,6 +63,8 @@ pub fn trials() -> Vec<Trial> {
     all.extend(journal::trials());
     all.extend(black_box::trials());
     all.extend(losses::trials());
+    all.extend(transfer::trials());
+    all.extend(climb::trials());
     all
 }
 

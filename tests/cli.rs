@@ -7,6 +7,7 @@ pub mod fixture;
 mod kernel;
 mod memory;
 mod scale;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -74,7 +75,7 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    let others = [bad_input::trials(), eval::trials(), kernel::trials(), scale::trials()]
+    let others = [bad_input::trials(), eval::trials(), kernel::trials(), scale::trials(), transfer::trials()]
         .into_iter()
         .flatten()
         .chain([memory::trial_of_peak()]);

@@ -3,6 +3,7 @@
 
 mod apgd;
 mod augment;
+mod climb;
 mod conv;
 mod conv_half;
 mod direct;
@@ -15,6 +16,7 @@ mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;
+mod momentum;
 mod norm;
 mod optim;
 mod pgd;
@@ -102,6 +104,7 @@ pub struct Probe<'a> {
 
 /// Tables of cases, one a stem.
 const TABLES: &[fn() -> Vec<Case>] = &[
+    climb::cases,
     conv::cases,
     dropout::cases,
     fft::cases,
@@ -111,6 +114,7 @@ const TABLES: &[fn() -> Vec<Case>] = &[
     layout::cases,
     loss::cases,
     lrn::cases,
+    momentum::cases,
     norm::cases,
     optim::cases,
     pgd::cases,
@@ -122,6 +126,7 @@ const TABLES: &[fn() -> Vec<Case>] = &[
 const ALONE: &[fn() -> Vec<Trial>] = &[
     apgd::trials,
     augment::trials,
+    climb::trials,
     conv_half::trials,
     dropout::trials,
     fft::trials,
@@ -129,6 +134,7 @@ const ALONE: &[fn() -> Vec<Trial>] = &[
     hop::trials,
     hyperplane::trials,
     loss::trials,
+    momentum::trials,
     optim::trials,
     pgd::trials,
     rows::trials,

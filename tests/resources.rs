@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::Trial;
-use petard::attack::Attack;
-use petard::attack::{Apgd, Attack, Net};
-use petard::attack::{Fab, Net};
+use petard::attack::{Apgd, Attack, Climb, Fab, Kernel, Momentum, Net, Stepping};
 use petard::gpu::cache::{Cache, Recipe};
 use petard::gpu::catalogue::spec_of;
 use petard::gpu::image::{Image, Usage};
@@ -46,6 +44,8 @@ const PLANS: &[Row] = &[
     Row::new("apgd.linf", &[F32, Bf16], |p| apgd(Norm::Linf, p)),
     Row::new("apgd.l2", &[F32], |p| apgd(Norm::L2, p)),
     Row::new("apgd.l1", &[F32], |p| apgd(Norm::L1, p)),
+    Row::new("transfer.resnet8", &[F32, Bf16], transfer),
+    Row::new("climb.resnet8", &[F32, Bf16], climb),
     Row::new("train.resnet8", &[F32, Bf16], |p| training("resnet8-cifar10", p)),
     Row::new("train.resnet18", &[F32, Bf16], |p| training("resnet18-cifar10", p)),
     Row::new("attack.alexnet", &[F32, Bf16], |p| attack("alexnet-original", p)),
@@ -319,6 +319,24 @@ fn boundaries(card: &str, precision: Precision) -> Result<Plan> {
     }
     segments.push(Segment { name: "others".into(), outputs, carries: Vec::new() });
     compile_for(&g, &segments, batch(&card), precision)
+}
+
+/// Every switch of the attacks with a momentum.
+fn transfer(precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let base = Momentum::new(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
+    let kernel = Some(Kernel::Gaussian);
+    let attack = Momentum { ahead: true, copies: 5, probability: 0.5, kernel, samples: 5, ..base };
+    let (graph, segments) = attack.sketch(&Net::of(&card, false));
+    compile_for(&graph, &segments, batch(&card), precision)
+}
+
+/// Adam up the divergence from the clean prediction, from beside the image.
+fn climb(precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let climb = Climb::tpgd(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
+    let (graph, segments) = Climb { stepping: Stepping::Adam, ..climb }.sketch(&Net::of(&card, false));
+    compile_for(&graph, &segments, batch(&card), precision)
 }
 
 /// A step of adversarial training, as `petard train` plans it.

@@ -3,8 +3,9 @@
 #pragma once
 #include "lib/num.cuh"
 
-enum : u32 { DRAW_START = 1, DRAW_START_RADIUS = 2, DRAW_DROPOUT = 4 };
-enum : u32 {DRAW_FAB_START = 10, DRAW_HOP = 12, DRAW_SQUARE = 11};
+enum : u32 {
+    DRAW_START = 1, DRAW_START_RADIUS = 2, DRAW_DROPOUT = 4, DRAW_TRANSFER = 8, DRAW_FAB_START = 10, DRAW_SQUARE = 11, DRAW_HOP = 12
+};
 
 struct Stream {
     u32 key[2], index, step, place;

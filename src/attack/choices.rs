@@ -14,15 +14,18 @@ pub enum AttackLoss {
     Margin,
     /// Difference of logits ratio.
     Dlr,
+    /// The logit itself: that of the label falls, or that of the target rises.
+    Logit,
 }
 
 impl AttackLoss {
-    /// `ce`, `margin`, `dlr`.
+    /// `ce`, `margin`, `dlr`, `logit`.
     pub fn name(self) -> &'static str {
         match self {
             AttackLoss::CrossEntropy => "ce",
             AttackLoss::Margin => "margin",
             AttackLoss::Dlr => "dlr",
+            AttackLoss::Logit => "logit",
         }
     }
     /// The loss on logits. With fewer classes than DLR needs (3, towards a target 4) the margin takes its place.
@@ -36,6 +39,8 @@ impl AttackLoss {
             (AttackLoss::Dlr, false) => Loss::Margin,
             (AttackLoss::Dlr, true) if classes >= 4 => Loss::TargetedDlr,
             (AttackLoss::Dlr, true) => Loss::TargetedDifference,
+            (AttackLoss::Logit, false) => Loss::Logit,
+            (AttackLoss::Logit, true) => Loss::TargetedLogit,
         }
     }
 }

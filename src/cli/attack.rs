@@ -1,20 +1,21 @@
 //! `petard attack`: attack a model on a set of images and judge the result.
 //! Must not know how attacks work.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use super::attack_args::{AttackArgs, HEADING};
-use super::attacks;
 use super::options::{DataArgs, DeviceArgs, ModelArgs, warn_of};
-use super::output;
 use super::results::{ResultArgs, Results, Scene, verdict};
 use super::run_args::{Material, RunArgs};
 use super::stop::Stop;
+use super::value::quoted;
+use super::{attacks, output};
 use crate::attack::Job;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report;
 use crate::session::Model;
 
@@ -41,6 +42,10 @@ pub struct Args {
     list: bool,
     #[command(flatten)]
     attack: AttackArgs,
+    /// Follow the gradients of this model in place of the attacked one's, which only judges; repeated, of the mean of their
+    /// logits. Weights follow after `=` where the card names none
+    #[arg(long, value_name = "CARD[=WEIGHTS]", help_heading = HEADING)]
+    source: Vec<String>,
     /// Seed of everything random
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = HEADING)]
     seed: u64,
@@ -96,10 +101,32 @@ impl Args {
         let device = self.device.open()?;
         attack.check(self.model.find(&self.data)?.classes)?;
         let model = self.model.load(&self.data)?;
+        let sources = self.sources(&model)?;
         let material = self.run.material(&self.data, &model, self.attack.norm())?;
         let batch = self.device.batch(device.card().is_some(), model.input());
-        let job = Job { attacks: vec![attack], sources: Vec::new(), batch, seed: self.seed, exact: self.exact };
+        let job = Job { attacks: vec![attack], sources, batch, seed: self.seed, exact: self.exact };
         Ok(Settings { device, model, material, job, expected })
+    }
+
+    /// The models of `--source`.
+    fn sources(&self, model: &Model) -> Result<Vec<Model>> {
+        let load = |text: &String| -> Result<Model> {
+            let (card, weights) =
+                text.split_once('=').map_or((text.as_str(), None), |(card, path)| (card, Some(Path::new(path))));
+            let source = Model::load(card, weights).map_err(|e| match (&e, weights) {
+                (Error::Model { .. }, None) => e.with_hint(format!("name a file of weights: `--source {card}=FILE.safetensors`")),
+                _ => e,
+            })?;
+            let (ours, theirs) = ((model.input(), model.card.classes), (source.input(), source.card.classes));
+            if ours == theirs {
+                return Ok(source);
+            }
+            let kind = |([c, h, w], classes): ([usize; 3], usize)| format!("{c}x{h}x{w} images and {classes} classes");
+            let (ours, theirs) = (kind(ours), kind(theirs));
+            Err(Error::usage(format!("`--source {text}` takes {theirs}, `{}` takes {ours}", model.card.name))
+                .with_hint("a source must take the images of the attacked model, and know its classes"))
+        };
+        self.source.iter().map(load).collect()
     }
 
     /// The command that gives the same numbers, with every default written out.
@@ -109,6 +136,9 @@ impl Args {
         words.extend(self.data.words());
         words.extend(self.attack.words(settings.job.attacks[0].as_ref()));
         words.extend(self.run.words());
+        for source in &self.source {
+            words.extend(["--source".into(), quoted(source)]);
+        }
         words.extend(["--seed".into(), self.seed.to_string()]);
         words.extend(self.device.words(settings.job.batch));
         words.extend(self.exact.then(|| "--exact".into()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::attacks::{Entry, entries};
-use super::value::{self, count};
+use super::value::{self, Blur, Preset, count};
 use crate::attack::{Attack, AttackLoss, Keep, Target};
 use crate::error::{Error, Result};
 use crate::report::radius_text;
@@ -60,12 +60,46 @@ pub struct AttackArgs {
           alias = "use-largereps")]
     pub larger_eps: Option<bool>,
     /// Which iterate is returned [default: last; apgd last-success]
+    /// Share of the momentum that the next step keeps [default: 1; di-fgsm and ti-fgsm 0, by the official preset 1]
+    #[arg(long, value_name = "X", value_parser = value::number, allow_hyphen_values = true)]
+    pub decay: Option<f64>,
+    /// Copies x, x/2, x/4, .. whose mean gradient is followed [default: si-ni-fgsm 5, else 1]
+    #[arg(long, value_name = "N", value_parser = count, alias = "m")]
+    pub copies: Option<usize>,
+    /// Probability of a random resize before the network [default: di-fgsm 0.5, ti-fgsm 0.5, else 0]
+    #[arg(long, value_name = "P", value_parser = value::number, aliases = ["diversity-prob", "diversity-probability"],
+          allow_hyphen_values = true)]
+    pub probability: Option<f64>,
+    /// Smallest (below 1) or largest (above 1) side of a resized image, in sides [default: 0.9; official 1.1]
+    #[arg(long, value_name = "X", value_parser = value::number, alias = "resize-rate", allow_hyphen_values = true)]
+    pub resize: Option<f64>,
+    /// Blur of the gradient, 15 by 15: none, gaussian, uniform or linear [default: ti-fgsm gaussian, else none]
+    #[arg(long, value_name = "NAME", value_parser = value::blur, aliases = ["kernel-name", "kerneltype"])]
+    pub kernel: Option<Blur>,
+    /// Neighbours whose gradients tune the next step [default: vmi-fgsm and vni-fgsm 5, official 20; else 0]
+    #[arg(long, value_name = "N", aliases = ["n-samples", "num-neighbor"])]
+    pub samples: Option<usize>,
+    /// Margin beyond which nothing is gained [default: cw-linf 50]
+    #[arg(long, value_name = "X", value_parser = value::number, alias = "confidence", allow_hyphen_values = true)]
+    pub kappa: Option<f64>,
+    /// Radii that are tried [default: ifgsm-search 9]
+    #[arg(long, value_name = "N", value_parser = count, alias = "binary-search-steps")]
+    pub search_steps: Option<usize>,
+    /// Random draws of the input that each gradient is the mean of [default: 1]
+    #[arg(long, value_name = "N", value_parser = count, alias = "eot-iter")]
+    pub eot: Option<usize>,
+    /// Whose defaults: torchattacks (eps 8/255, alpha 2/255, 10 steps) or official, the papers' (eps 16/255, alpha a tenth)
+    /// [default: torchattacks]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub preset: Option<Preset>,
+    /// Which iterate is returned [default: last]
     #[arg(long = "return", value_enum, ignore_case = true)]
     pub keep: Option<Keep>,
     /// How far past the boundary a step of FAB goes, 1 being onto it [default: 1.05]
     #[arg(long, value_name = "FACTOR", value_parser = value::ratio, allow_hyphen_values = true)]
     pub eta: Option<f64>,
-    /// What is left of the change after FAB's step back [default: 0.9]
+    /// What is left of the change after FAB's step back [default: 0.9]; how far away the neighbours of vmi-fgsm and vni-fgsm
+    /// lie, in radii [default: 1.5]
     #[arg(long, value_name = "FACTOR", value_parser = value::ratio, allow_hyphen_values = true)]
     pub beta: Option<f64>,
     /// Largest weight of the original image in a step of FAB [default: 0.1]
@@ -150,6 +184,16 @@ impl AttackArgs {
             ("queries", self.queries.is_some()),
             ("p-init", self.p_init.is_some()),
             ("rescale-schedule", self.rescale_schedule.is_some()),
+            ("decay", self.decay.is_some()),
+            ("copies", self.copies.is_some()),
+            ("probability", self.probability.is_some()),
+            ("resize", self.resize.is_some()),
+            ("kernel", self.kernel.is_some()),
+            ("samples", self.samples.is_some()),
+            ("kappa", self.kappa.is_some()),
+            ("search-steps", self.search_steps.is_some()),
+            ("eot", self.eot.is_some()),
+            ("preset", self.preset.is_some()),
         ];
         all.into_iter().filter(|(_, typed)| *typed).map(|(option, _)| option).collect()
     }
@@ -172,6 +216,15 @@ impl AttackArgs {
         let norm = self.norm();
         let eps = self.eps.as_deref().map(|text| value::radius("--eps", norm, text)).transpose()?;
         Ok(ThreatModel::new(norm, eps.unwrap_or_else(|| norm.default_eps())))
+    }
+
+    /// Norm and radius, with `eps` as the radius where none was typed.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the radius is none.
+    pub fn threat_or(&self, eps: f64) -> Result<ThreatModel> {
+        let typed = self.threat()?;
+        Ok(if self.eps.is_some() { typed } else { ThreatModel { eps, ..typed } })
     }
 
     /// The step size, where one was typed.

@@ -78,6 +78,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         shard: None,
         saved: None,
         repeat: words.join(" "),
+        sources: Vec::new(),
     };
     json.write(&report::infer_text(&facts, &inference), || report::infer_json(&facts, &inference))?;
     Ok(ExitCode::SUCCESS)

@@ -248,6 +248,7 @@ fn facts(first: &Shard, outcome: &Outcome) -> Result<Facts> {
         seed: number("seed"),
         shard: None,
         saved: None,
+        sources: first.get("sources")?,
         repeat: repeat.collect::<Vec<_>>().join(" "),
     })
 }

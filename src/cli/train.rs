@@ -9,10 +9,9 @@ use clap::ValueEnum;
 use clap::builder::{BoolishValueParser, PossibleValue};
 
 use super::options::{open_device, precisions, warn_of};
-use super::output;
-use super::progress;
 use super::stop::Stop;
 use super::value::{self, count, quoted};
+use super::{output, progress};
 use crate::data::{self, Dataset, Split};
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};

@@ -7,7 +7,7 @@ use std::ops::Range;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::attack::{AttackLoss, Keep, Target};
+use crate::attack::{AttackLoss, Keep, Kernel, Target};
 use crate::data::Split;
 use crate::error::{Error, Result};
 use crate::threat::Norm;
@@ -110,6 +110,46 @@ pub fn ratio(text: &str) -> std::result::Result<f64, String> {
     value.ok_or_else(|| "write a decimal such as `0.9` or a fraction such as `9/10`".into())
 }
 
+/// A number of 0 or more: a decimal such as `1.5` or a fraction such as `3/2`, read in f64.
+///
+/// # Errors
+/// What may be written, for the argument parser to print.
+pub fn number(text: &str) -> std::result::Result<f64, String> {
+    let one = |part: &str| part.trim().parse::<f64>().ok();
+    let value = match text.split_once('/') {
+        None => one(text),
+        Some((above, below)) => one(above).zip(one(below)).map(|(a, b)| a / b),
+    };
+    let fine = value.filter(|v| v.is_finite() && *v >= 0.0);
+    fine.ok_or_else(|| "write a number of 0 or more, such as `1.5` or `3/2`".into())
+}
+
+/// The blur of a gradient, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blur(pub Option<Kernel>);
+
+/// The blur of a gradient, or `none`.
+///
+/// # Errors
+/// What may be written, for the argument parser to print.
+pub fn blur(text: &str) -> std::result::Result<Blur, String> {
+    let name = text.to_lowercase();
+    let all = [Kernel::Gaussian, Kernel::Uniform, Kernel::Linear];
+    match all.into_iter().find(|k| k.name() == name) {
+        None if name != "none" => Err("write `none`, `gaussian`, `uniform` or `linear`".into()),
+        found => Ok(Blur(found)),
+    }
+}
+
+/// Whose defaults an attack takes where libraries and papers differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Preset {
+    /// Those of torchattacks.
+    Torchattacks,
+    /// Those of the papers.
+    Official,
+}
+
 /// A number from 1 up.
 ///
 /// # Errors
@@ -156,13 +196,14 @@ impl ValueEnum for Norm {
 
 impl ValueEnum for AttackLoss {
     fn value_variants<'a>() -> &'a [Self] {
-        &[AttackLoss::CrossEntropy, AttackLoss::Margin, AttackLoss::Dlr]
+        &[AttackLoss::CrossEntropy, AttackLoss::Margin, AttackLoss::Dlr, AttackLoss::Logit]
     }
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let value = PossibleValue::new(self.name());
         Some(match self {
             AttackLoss::CrossEntropy => value.help("cross-entropy").aliases(["xent", "cross-entropy"]),
             AttackLoss::Margin => value.help("best other logit minus the label's").alias("cw"),
+            AttackLoss::Logit => value.help("the label's logit falls, or the target's rises").alias("zvalue"),
             AttackLoss::Dlr => value.help("margin divided by the gap between first and third logit"),
         })
     }

@@ -9,7 +9,10 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{Epi, Isa, apgd, dropout, fft, hop, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows, square};
+use super::{
+    Epi, Isa, apgd, climb, diverse, dropout, fft, hop, hyperplane, layout, loss, lrn, momentum, norm, optim, pgd, pointwise,
+    pool, rows, square,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Op, Plane, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
@@ -431,6 +434,44 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
         Op::SpectrumFilter => fft::filter(cx.hwc(x[0]), f(0), f(1), f32s(out)),
         Op::RingSums { power } => fft::ring_sums(cx.hwc(x[0]), *power, f(0), f32s(out)),
         Op::Bass => fft::bass(cx.hwc(x[0]), f(0), f32s(out)),
+        other => run_transfer(cx, step, other, views, out),
+    }
+}
+
+/// The ops of attacks on transformed images.
+fn run_transfer(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8]) {
+    let (n, x, out) = (cx.n, &step.inputs, f32s(out));
+    let updates = matches!(op, Op::Tick { .. } | Op::Accumulate { .. } | Op::Momentum | Op::Moment { .. } | Op::AdamStep { .. });
+    if updates && !in_place(views, step, 0) {
+        out.copy_from_slice(views.f32(x[0]));
+    }
+    let f = |i: usize| views.f32(x[i]);
+    let draws = |state: usize| momentum::Draws {
+        index: views.i32(x[1]),
+        restart: views.i32(x[2]),
+        state: f(state),
+        seed: views.i32(x[state + 1]),
+    };
+    match op {
+        Op::Tick { copies } => momentum::tick(*copies, out),
+        Op::Ahead => momentum::ahead(f(0), f(1), f(2), f(3), out),
+        Op::Jitter => momentum::jitter(cx.hwc(x[0]), f(0), f(3), draws(4), out),
+        Op::Diversify(diversity) => diverse::diversify(diversity, false, cx.hwc(x[0]), f(0), draws(3), out),
+        Op::DiversifyGrad(diversity) => diverse::diversify(diversity, true, cx.hwc(x[0]), f(0), draws(3), out),
+        Op::Accumulate { share } => momentum::accumulate(*share, out, f(1), f(2)),
+        Op::Blur => momentum::blur(cx.hwc(x[0]), f(0), f(1), out),
+        Op::Momentum => momentum::momentum(n, out, f(1), f(2)),
+        Op::Kl => climb::kl(f(0), f(1), out),
+        Op::KlGrad => climb::kl_grad(cx.channels(x[0]), f(0), f(1), out),
+        Op::Moment { square, keep } => climb::moment(*square, *keep, out, f(1)),
+        Op::AdamStep { keep } => {
+            let with = climb::Adam { x0: f(1), m: f(2), v: f(3), alpha: f(4), eps: f(5), state: f(6), keep: *keep };
+            climb::adam(out, &with);
+        }
+        Op::Shake => {
+            let place = pgd::Place { index: views.i32(x[1]), restart: views.i32(x[2]), length: f(3), seed: views.i32(x[4]) };
+            climb::shake(cx.hwc(x[0]), f(0), &place, out);
+        }
         other => unreachable!("{other:?} is a leaf, a chain or reads packed weights"),
     }
 }

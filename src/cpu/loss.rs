@@ -55,7 +55,7 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(kind: Loss, classes: usize, z: &'a [f32], label: &'a [i32], target: Option<&'a [i32]>) -> Self {
         let least = match kind {
-            Loss::CrossEntropy { .. } | Loss::TargetedCrossEntropy => 1,
+            Loss::CrossEntropy { .. } | Loss::TargetedCrossEntropy | Loss::Logit | Loss::TargetedLogit => 1,
             Loss::Margin | Loss::Hinge { .. } | Loss::TargetedMargin | Loss::TargetedDifference => 2,
             Loss::Dlr => 3,
             Loss::TargetedDlr => 4,
@@ -94,6 +94,8 @@ fn value(kind: Loss, z: &[f32], y: usize, t: usize) -> f64 {
         Loss::TargetedMargin => at(t) - at(best_except(z, Some(t))) + poison(z),
         Loss::TargetedDifference => at(t) - at(y),
         Loss::TargetedDlr => ratio(z, &targeted_dlr(z, y, t)).0,
+        Loss::Logit => -at(y),
+        Loss::TargetedLogit => at(t),
     }
 }
 
@@ -123,6 +125,8 @@ fn gradient(kind: Loss, z: &[f32], y: usize, t: usize, out: &mut [f64]) {
         }
         Loss::Dlr => ratio_grad(z, &dlr(z, y), out),
         Loss::TargetedDlr => ratio_grad(z, &targeted_dlr(z, y, t), out),
+        Loss::Logit => out[y] -= 1.0,
+        Loss::TargetedLogit => out[t] += 1.0,
     }
 }
 
@@ -264,6 +268,8 @@ mod tests {
             Loss::TargetedMargin => z[t] - best_but(t),
             Loss::TargetedDifference => z[t] - z[y],
             Loss::TargetedDlr => -(z[y] - z[t]) / (sorted[0] - (sorted[2] + sorted[3]) / 2.0 + 1e-12),
+            Loss::Logit => -z[y],
+            Loss::TargetedLogit => z[t],
         }
     }
 

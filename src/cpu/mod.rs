@@ -3,8 +3,10 @@
 
 mod apgd;
 mod arena;
+mod climb;
 #[allow(unsafe_code)] // inner loops over raw rows of pixels
 mod conv;
+mod diverse;
 mod dropout;
 #[allow(unsafe_code)] // vector loads and stores
 mod epilogue;
@@ -16,6 +18,7 @@ mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;
+mod momentum;
 mod norm;
 mod optim;
 mod pgd;

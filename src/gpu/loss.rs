@@ -49,5 +49,7 @@ fn numbered(loss: Loss) -> (i32, f32, usize) {
         Loss::TargetedMargin => (5, 0.0, 2),
         Loss::TargetedDifference => (6, 0.0, 2),
         Loss::TargetedDlr => (7, 0.0, 4),
+        Loss::Logit => (8, 0.0, 1),
+        Loss::TargetedLogit => (9, 0.0, 1),
     }
 }

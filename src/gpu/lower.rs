@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
 use super::{
-    apgd, conv, dropout, fft, gemm, hop, hyperplane, layout, loss, lrn, norm, optim, pgd, pointwise, pool, rows, square,
+    apgd, climb, conv, dropout, fft, gemm, hop, hyperplane, layout, loss, lrn, momentum, norm, optim, pgd, pointwise, pool, rows,
+    square,
 };
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
@@ -357,6 +358,15 @@ impl Lower<'_> {
             Op::ApgdState(_) | Op::ApgdMove { .. } => apgd::lower(self, step, op),
             Op::SquareStart { .. } | Op::SquareControl | Op::SquareStep { .. } => square::lower(self, step, op),
             Op::HopDistance { .. } | Op::HopControl(_) | Op::HopGather | Op::HopQuery { .. } => hop::lower(self, step, op),
+            Op::Tick { .. }
+            | Op::Ahead
+            | Op::Jitter
+            | Op::Diversify(_)
+            | Op::DiversifyGrad(_)
+            | Op::Accumulate { .. }
+            | Op::Blur
+            | Op::Momentum => momentum::lower(self, step, op),
+            Op::Kl | Op::KlGrad | Op::Moment { .. } | Op::AdamStep { .. } | Op::Shake => climb::lower(self, step, op),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Rfft2 { .. } | Op::Irfft2 { .. } | Op::SpectrumFilter | Op::RingSums { .. } | Op::Bass => {
                 fft::lower(self, step, op);

@@ -15,6 +15,7 @@ pub mod source;
 pub mod spec;
 
 mod apgd;
+mod climb;
 mod conv;
 mod conv_mma;
 mod dropout;
@@ -24,6 +25,7 @@ mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;
+mod momentum;
 mod norm;
 mod optim;
 mod pgd;

@@ -65,7 +65,7 @@ fn differentiable(op: &Op, position: usize) -> bool {
         Op::BatchNorm { .. } => position < 3,
         Op::BatchNormTrain { .. } => position != 1,
         Op::BatchStats | Op::RunningUpdate { .. } | Op::DropoutMask { .. } | Op::ReluMask { .. } | Op::MaxPoolIndex(_) => false,
-        Op::Dropout { .. } | Op::SpectrumFilter => position == 0,
+        Op::Dropout { .. } | Op::SpectrumFilter | Op::Diversify(_) => position == 0,
         _ => true,
     }
 }
@@ -143,6 +143,7 @@ fn rule(graph: &mut Graph, y: Value, op: &Op, x: &[Value], g: Value, position: u
         }
         (Op::Unflatten { .. }, _) => graph.push(Op::Flatten, &[g]),
         (Op::Scale { factor }, _) => graph.push(Op::Scale { factor: *factor }, &[g]),
+        (Op::Diversify(diversity), 0) => graph.push(Op::DiversifyGrad(*diversity), &[g, x[1], x[2], x[3], x[4]]),
         (Op::Dropout { p }, 0) => graph.push(Op::Dropout { p: *p }, &[g, x[1]]),
         (Op::SpectrumFilter, 0) => graph.push(Op::SpectrumFilter, &[g, x[1]]),
         (Op::Rfft2 { dual }, _) => {

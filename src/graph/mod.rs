@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 pub use apgd::ApgdRule;
 pub use grad::vjp;
-pub use op::{Conv, Loss, Op, Plane, Pool, ResponseNorm, Role, StartKind};
+pub use op::{Conv, Diversity, Loss, Op, Plane, Pool, ResponseNorm, Role, StartKind};
 pub use ring::Rings;
 
 use crate::tensor::{DType, Shape};

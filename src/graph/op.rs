@@ -138,12 +138,23 @@ pub enum Loss {
     TargetedDifference,
     /// `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`, four classes or more.
     TargetedDlr,
+    /// `-z_y`.
+    Logit,
+    /// `z_t`.
+    TargetedLogit,
 }
 
 impl Loss {
     /// Whether the loss reads a target beside the label.
     pub fn targeted(self) -> bool {
-        matches!(self, Loss::TargetedCrossEntropy | Loss::TargetedMargin | Loss::TargetedDifference | Loss::TargetedDlr)
+        matches!(
+            self,
+            Loss::TargetedCrossEntropy
+                | Loss::TargetedMargin
+                | Loss::TargetedDifference
+                | Loss::TargetedDlr
+                | Loss::TargetedLogit
+        )
     }
 }
 
@@ -182,6 +193,26 @@ pub enum Plane {
     Nearer { norm: Norm },
     /// `(x, x0, flag)` -> `x0 + beta (x - x0)` where `flag != 0`, else `x`, which may be replaced in place.
     Back { beta: f32 },
+}
+
+/// A random resize and a random frame of zeros (Xie et al. 2019, <https://arxiv.org/abs/1803.06978>): sides from
+/// `floor(rate * S)` to `S - 1` in a frame of `S` where `rate < 1`; else sides from `S` to `floor(rate * S) - 1` in a frame of
+/// `floor(rate * S)`, which is then resized to `S`. Bilinear as PyTorch's `interpolate` without aligned corners.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Diversity {
+    /// Probability that an image is resized at all.
+    pub probability: f32,
+    /// Smallest or largest side for a side of 1.
+    pub rate: f64,
+}
+
+impl Diversity {
+    /// Smallest side, number of sides to choose from, and the frame, for a side of `size` pixels.
+    pub fn sides(&self, size: usize) -> [usize; 3] {
+        let other = ((self.rate * size as f64).floor() as usize).max(1);
+        let (low, frame) = (other.min(size), other.max(size));
+        [low, (frame - low).max(1), frame]
+    }
 }
 
 /// What a parameter is to training.
@@ -354,6 +385,38 @@ pub enum Op {
     /// `(q, x, far, x0, sums, state, index, seed)` -> the next query of HopSkipJump, as its state says. `q` may be replaced in
     /// place.
     HopQuery { norm: Norm },
+
+    /// `state [N, 2]`: turns made, factor of a copy -> the next: factors are 1, 1/2, .. `2^(1 - copies)`, then 1 again. May be
+    /// replaced in place.
+    Tick { copies: usize },
+    /// `(x, m, reach, state)` -> `(x + reach * m) * factor`, not clipped; `reach` is `[N]`.
+    Ahead,
+    /// `(x, index, restart, length, state, seed)` -> `(x + U(-length, length)) * factor`, not clipped. Philox by the element's
+    /// place in the NCHW image, purpose `Transfer`, the turn in place of the step.
+    Jitter,
+    /// `(x, index, restart, state, seed)` -> each image resized into a frame by chance, drawn as in `Jitter`.
+    Diversify(Diversity),
+    /// `(g, index, restart, state, seed)`: the adjoint of `Diversify`.
+    DiversifyGrad(Diversity),
+    /// `(sum, g, state)` -> `sum + share * factor * g`. `sum` may be replaced in place.
+    Accumulate { share: f32 },
+    /// `(g, taps [T])` -> each channel blurred by the taps along rows and columns, zeros outside; T is odd, at most 31.
+    Blur,
+    /// `(m, g, decay)` -> `decay * m + g / max(mean |g|, 1e-12)`, the mean over an image; `decay` is `[N]`. `m` may be replaced in
+    /// place.
+    Momentum,
+
+    /// `(z, clean)` -> `[N]`: `sum p (log p - log q)`, `p` the softmax of `clean`, which is constant, `q` that of `z`.
+    Kl,
+    /// `(z, clean)` -> `[N, K]`: the gradient of `Kl` with respect to `z`.
+    KlGrad,
+    /// `(m, g)` -> `keep * m + (1 - keep) * g`, with `square` of `g * g`. `m` may be replaced in place.
+    Moment { square: bool, keep: f32 },
+    /// `(x, x0, m, v, alpha, eps, state)` -> the next iterate of Adam up the gradient in the L-inf ball, its moments corrected for
+    /// `turns + 1` steps and `keep`. `x` may be replaced in place.
+    AdamStep { keep: [f32; 2] },
+    /// `(x0, index, restart, length, seed)` -> `x0 + length * N(0,1)`, clipped to [0,1]; numbers as those of `Start`.
+    Shake,
 
     /// `(v, g, w, hyper)` -> the next velocity `momentum * v + (g + weight_decay * w)`; `hyper [3]` is learning rate,
     /// momentum, weight decay. A velocity of zeros makes the first step PyTorch's `v = g`. `v` may be replaced in place.

@@ -381,6 +381,73 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             assert_eq!(*at(7), Shape::fixed(&[3]), "{op:?}: the seed is two words and a step");
             at(0).clone()
         }
+        Op::Tick { .. } => {
+            count(1);
+            assert_eq!(*at(0), Shape::per_image(&[2]), "{op:?}: the state is not two numbers an image");
+            at(0).clone()
+        }
+        Op::Ahead => {
+            count(4);
+            same(0, 1);
+            is_rows(2);
+            assert_eq!(*at(3), Shape::per_image(&[2]), "{op:?}: the state is not two numbers an image");
+            at(0).clone()
+        }
+        Op::Jitter | Op::Diversify(_) | Op::DiversifyGrad(_) => {
+            let state = inputs.len() - 2;
+            count(if matches!(op, Op::Jitter) { 6 } else { 5 });
+            at(0).hwc();
+            (1..state).for_each(is_rows);
+            assert!(*at(state) == Shape::per_image(&[2]) && *at(state + 1) == Shape::fixed(&[3]), "{op:?}: state and seed");
+            let whole = [1, 2, state + 1].into_iter().all(|i| inputs[i].1 == DType::I32);
+            assert!(whole, "{op:?}: index, restart and seed are i32");
+            at(0).clone()
+        }
+        Op::Accumulate { .. } => {
+            count(3);
+            same(0, 1);
+            assert_eq!(*at(2), Shape::per_image(&[2]), "{op:?}: the state is not two numbers an image");
+            at(0).clone()
+        }
+        Op::Blur => {
+            count(2);
+            at(0).hwc();
+            let taps = at(1).elems();
+            assert!(!at(1).batched && taps % 2 == 1 && taps <= 31, "{op:?}: {taps} taps");
+            at(0).clone()
+        }
+        Op::Momentum => {
+            count(3);
+            same(0, 1);
+            is_rows(2);
+            at(0).clone()
+        }
+        Op::Kl | Op::KlGrad => {
+            count(2);
+            same(0, 1);
+            assert!(at(0).batched && at(0).dims.len() == 1, "{op:?} on {}", at(0));
+            if *op == Op::KlGrad { at(0).clone() } else { rows() }
+        }
+        Op::Moment { .. } => {
+            count(2);
+            same(0, 1);
+            at(0).clone()
+        }
+        Op::AdamStep { .. } => {
+            count(7);
+            [1, 2, 3].into_iter().for_each(|i| same(0, i));
+            [4, 5].into_iter().for_each(is_rows);
+            assert_eq!(*at(6), Shape::per_image(&[2]), "{op:?}: the state is not two numbers an image");
+            at(0).clone()
+        }
+        Op::Shake => {
+            count(5);
+            at(0).hwc();
+            [1, 2, 3].into_iter().for_each(is_rows);
+            let whole = [1, 2, 4].into_iter().all(|i| inputs[i].1 == DType::I32);
+            assert!(whole && *at(4) == Shape::fixed(&[3]), "{op:?}: index, restart and seed are i32");
+            at(0).clone()
+        }
         Op::SgdVelocity | Op::SgdStep { .. } => {
             count(4);
             f32s(&[0, 1, 2, 3]);

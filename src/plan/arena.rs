@@ -40,7 +40,8 @@ pub(super) fn place(
     for (segment, mut steps) in segments.iter().zip(lists) {
         let mut slots = persistent.clone();
         for &(state, next) in &segment.carries {
-            if can_replace(&steps, state, next) && !persistent.contains_key(&next) {
+            // What is carried into two states lies in the first of them.
+            if can_replace(&steps, state, next) && !slots.contains_key(&next) {
                 slots.insert(next, slots[&state]);
             } else {
                 steps.push(Step {
@@ -88,6 +89,7 @@ pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
         Op::SelectRows => Some(2),
         Op::Hyperplane(Plane::FabStep { .. } | Plane::DeepFoolStep { .. } | Plane::Back { .. }) => Some(0),
         Op::SquareStep { .. } | Op::HopGather | Op::HopQuery { .. } => Some(0),
+        Op::Tick { .. } | Op::Accumulate { .. } | Op::Momentum | Op::Moment { .. } | Op::AdamStep { .. } => Some(0),
         _ => None,
     }
 }

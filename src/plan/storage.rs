@@ -73,7 +73,7 @@ fn judged(graph: &Graph) -> BTreeSet<Value> {
     for v in graph.values().rev() {
         let node = graph.node(v);
         let passes = matches!(node.op, Op::AddBias | Op::Scale { .. } | Op::Add) && out.contains(&v);
-        if matches!(node.op, Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. }) || passes {
+        if matches!(node.op, Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. } | Op::Kl | Op::KlGrad) || passes {
             out.insert(node.inputs[0]);
         }
     }
@@ -100,6 +100,19 @@ fn in_network(op: &Op) -> bool {
             | Op::HopControl(_)
             | Op::HopGather
             | Op::HopQuery { .. }
+            | Op::Tick { .. }
+            | Op::Ahead
+            | Op::Jitter
+            | Op::Diversify(_)
+            | Op::DiversifyGrad(_)
+            | Op::Accumulate { .. }
+            | Op::Blur
+            | Op::Momentum
+            | Op::Kl
+            | Op::KlGrad
+            | Op::Moment { .. }
+            | Op::AdamStep { .. }
+            | Op::Shake
             | Op::SgdVelocity
             | Op::SgdStep { .. }
             | Op::Ema

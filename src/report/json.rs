@@ -36,6 +36,18 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "exact": facts.exact,
         "command": facts.repeat,
         "version": env!("CARGO_PKG_VERSION"),
+    });
+    let Value::Object(keys) = &mut report else { unreachable!("written as an object") };
+    let Value::Object(more) = further(facts, outcome) else { unreachable!("written as an object") };
+    keys.extend(more);
+    // Where a run used one card and no shard these say nothing.
+    keys.retain(|key, value| !(value.is_null() && matches!(key.as_str(), "shard" | "saved" | "rounded" | "targeted")));
+    object(report)
+}
+
+/// What came later to the contract.
+fn further(facts: &Facts, outcome: &Outcome) -> Value {
+    json!({
         "forwards": outcome.cost.forwards,
         "backwards": outcome.cost.backwards,
         "members": outcome.members,
@@ -46,13 +58,10 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "extremes": outcome.extremes,
         "resumed": outcome.resumed,
         "rounded": outcome.rounded,
+        "sources": facts.sources,
         "attack_seconds": outcome.attack_seconds,
         "targeted": outcome.targeted.map(|(hit, tried)| json!({"hit": hit, "tried": tried})),
-    });
-    let Value::Object(keys) = &mut report else { unreachable!("written as an object") };
-    // Where a run used one card and no shard these say nothing.
-    keys.retain(|key, value| !(value.is_null() && matches!(key.as_str(), "shard" | "saved" | "rounded" | "targeted")));
-    object(report)
+    })
 }
 
 /// The object of an inference; `clean_accuracy` is null without labels.

@@ -45,6 +45,8 @@ pub struct Facts {
     pub saved: Option<String>,
     /// The command that gives the same numbers.
     pub repeat: String,
+    /// Names of the models whose gradients were followed in place of the model's own.
+    pub sources: Vec<String>,
 }
 
 /// What a model says of images without an attack.

@@ -10,6 +10,9 @@ use crate::threat::{Distance, Norm};
 /// The report of an attack.
 pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
     let mut lines = vec![headline(facts, outcome.images), line("attack", &parameters(outcome))];
+    if !facts.sources.is_empty() {
+        lines.push(line("sources", &facts.sources.join(", ")));
+    }
     let unlabelled = if outcome.labelled { "" } else { "no labels: judged by the model's own predictions" };
     lines.push(line("clean", &columns(&accuracy(outcome.clean_correct, outcome.images), unlabelled)));
     lines.push(line("robust", &columns(&accuracy(outcome.robust, outcome.images), &distance(facts, outcome))));

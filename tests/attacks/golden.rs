@@ -13,7 +13,7 @@ use crate::models::uniform;
 use crate::support::{cifar10, ignored, shared, trial};
 
 /// Checkpoint file, card, and the stem of the references.
-pub(super) const CHECKPOINTS: [(&str, &str, &str); 2] = [
+pub const CHECKPOINTS: [(&str, &str, &str); 2] = [
     ("resnet20-cifar10-std.safetensors", "resnet20-cifar10", "reference-attacks-resnet20-std"),
     ("resnet8-cifar10-at.safetensors", "resnet8-cifar10", "reference-attacks-resnet8-at"),
 ];
@@ -79,7 +79,7 @@ fn ten_lines(weights: &Path, spec: &str) -> petard::Result<()> {
     Ok(())
 }
 
-pub(super) fn read_json(path: &Path) -> Value {
+pub fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).expect("a readable reference")).expect("a reference in JSON")
 }
 
@@ -134,7 +134,7 @@ fn run(weights: &Path, card: &str, images: &Path, n: usize, attack: Pgd, starts:
         .expect("the attack runs")
 }
 
-fn first_images(images: &Path, n: usize) -> Dataset {
+pub fn first_images(images: &Path, n: usize) -> Dataset {
     let options = Options { limit: Some(n), ..Default::default() };
     Dataset::open(&format!("cifar10:{}", images.display()), &options).expect("CIFAR-10 opens")
 }

@@ -66,6 +66,12 @@ const REFUSED: &[(&str, &str)] = &[
     ("images_of_another_size", ".. --data file:small.safetensors"),
     ("images_out_of_range", ".. --data file:range.safetensors"),
     ("arrays_that_are_weights", ".. --data file:tiny.safetensors"),
+    ("source_of_another_size", ".. --source small.toml"),
+    ("source_missing", ".. --source nowhere.toml"),
+    ("source_without_weights", ".. --source resnet20-cifar10"),
+    ("eot_without_chance", "attack --model tiny.toml --attack mi-fgsm --eot 2"),
+    ("l2_with_mi_fgsm", "attack --model tiny.toml --attack mi-fgsm --norm l2"),
+    ("kernel_unknown", "attack --model tiny.toml --attack ti-fgsm --kernel round"),
     ("starts_of_another_number", ".. --start three.safetensors"),
     // Results.
     ("save_over_a_file", ".. --save there.safetensors"),

@@ -103,6 +103,8 @@ impl Fixture {
         save(self, "range.safetensors", &images(&[1, 3, 32, 32], vec![2.0; 3072]));
         save(self, "three.safetensors", &images(&[3, 3, 32, 32], vec![0.5; 3 * 3072]));
         fs::write(self.path("typo.toml"), card(10).replace("widths", "width")).expect("a card");
+        let small = card(10).replace("input = [3, 32, 32]", "input = [3, 16, 16]");
+        fs::write(self.path("small.toml"), small).expect("a card");
         fs::write(self.path("there.safetensors"), "from an older run").expect("a file");
         self.before = self.names();
     }

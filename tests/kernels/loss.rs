@@ -20,6 +20,8 @@ const LOSSES: &[(&str, Loss)] = &[
     ("targeted_margin", Loss::TargetedMargin),
     ("targeted_difference", Loss::TargetedDifference),
     ("targeted_dlr", Loss::TargetedDlr),
+    ("logit", Loss::Logit),
+    ("targeted_logit", Loss::TargetedLogit),
 ];
 
 pub fn cases() -> Vec<Case> {

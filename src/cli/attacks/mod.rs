@@ -3,8 +3,10 @@
 
 mod apgd;
 mod black_box;
+mod climb;
 mod fab;
 mod pgd;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -34,7 +36,7 @@ pub struct Entry {
 
 /// Every attack, families in a reader's order.
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    [pgd::ENTRIES, fab::ENTRIES, apgd::ENTRIES, black_box::ENTRIES].into_iter().flatten()
+    [pgd::ENTRIES, fab::ENTRIES, apgd::ENTRIES, black_box::ENTRIES, climb::ENTRIES, transfer::ENTRIES].into_iter().flatten()
 }
 
 /// The attacks in words.

@@ -55,6 +55,8 @@ pub fn value(loss: Loss, z: &[f64], y: usize, t: usize) -> f64 {
             let rank = ranked(z);
             -(z[y] - z[t]) / (z[rank[0]] - (z[rank[2]] + z[rank[3]]) / 2.0 + 1e-12)
         }
+        Loss::Logit => -z[y],
+        Loss::TargetedLogit => z[t],
     }
 }
 
@@ -85,6 +87,8 @@ pub fn gradient(loss: Loss, z: &[f64], y: usize, t: usize) -> Vec<f64> {
             let half = -through / 2.0;
             sum(z.len(), &[(y, -1.0 / under), (t, 1.0 / under), (rank[0], through), (rank[2], half), (rank[3], half)])
         }
+        Loss::Logit => sum(z.len(), &[(y, -1.0)]),
+        Loss::TargetedLogit => sum(z.len(), &[(t, 1.0)]),
     }
 }
 

@@ -3,10 +3,12 @@
 
 mod apgd;
 mod black_box;
+mod climb;
 mod conv;
 pub mod fft;
 mod hyperplane;
 mod loss;
+mod momentum;
 mod norm;
 mod optim;
 mod pointwise;
@@ -101,7 +103,14 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::HopDistance { norm } => black_box::distance(*norm, &args[0], &args[1]),
         Op::HopGather => black_box::gather(args),
         Op::HopControl(_) => panic!("`{label}` ({op:?}) was not given"),
-        Op::Input { .. } | Op::Param { .. } | Op::DropoutMask { .. } | Op::Start { .. } => {
+        Op::Input { .. }
+        | Op::Param { .. }
+        | Op::DropoutMask { .. }
+        | Op::Start { .. }
+        | Op::Jitter
+        | Op::Shake
+        | Op::Diversify(_)
+        | Op::DiversifyGrad(_) => {
             panic!("`{label}` ({op:?}) was not given")
         }
 
@@ -171,6 +180,15 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::ApgdState(rule) => apgd::state(args, rule),
         Op::ApgdMove { norm } => apgd::step(args, *norm),
         Op::Hyperplane(plane) => hyperplane::apply(*plane, args),
+        Op::Tick { copies } => momentum::tick(&args[0], *copies),
+        Op::Ahead => momentum::ahead(args),
+        Op::Accumulate { share } => momentum::accumulate(args, *share),
+        Op::Blur => momentum::blur(&args[0], args[1].data),
+        Op::Momentum => momentum::momentum(args),
+        Op::Kl => climb::kl(&args[0], &args[1]),
+        Op::KlGrad => climb::kl_grad(&args[0], &args[1]),
+        Op::Moment { square, keep } => climb::moment(&args[0], &args[1], *square, *keep),
+        Op::AdamStep { keep } => climb::adam(args, *keep),
 
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),
