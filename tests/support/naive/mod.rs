@@ -92,6 +92,7 @@ impl Arg<'_> {
 }
 
 /// Images for what has no op.
+#[allow(dead_code)] // the benches share this file
 pub fn fft_arg<'a>(data: &'a [f64], shape: &'a Shape) -> Arg<'a> {
     Arg { data, shape, batch: data.len() / shape.elems() }
 }
