@@ -72,7 +72,7 @@ fn judged(graph: &Graph) -> BTreeSet<Value> {
     let mut out = BTreeSet::new();
     for v in graph.values().rev() {
         let node = graph.node(v);
-        let passes = matches!(node.op, Op::AddBias | Op::Scale { .. } | Op::Add) && out.contains(&v);
+        let passes = matches!(node.op, Op::AddBias | Op::Scale { .. } | Op::Add | Op::Flatten) && out.contains(&v);
         if matches!(node.op, Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. } | Op::Kl | Op::KlGrad) || passes {
             out.insert(node.inputs[0]);
         }

@@ -64,7 +64,20 @@ pub fn trials() -> Vec<Trial> {
         trials.push(Trial::test(format!("models::golden::{name}"), move || numbers(name, card, &f["architectures"][name])));
     }
     let kind = if here { "" } else { "no golden data" };
-    trials.into_iter().map(|t| t.with_kind(kind).with_ignored_flag(!here)).collect()
+    let golden = trials.into_iter().map(|t| t.with_kind(kind).with_ignored_flag(!here));
+    golden.chain(reference()).collect()
+}
+
+/// Networks that the golden data leaves out, against definitions of their own in PyTorch: see `reference.py`.
+fn reference() -> impl Iterator<Item = Trial> {
+    let file: BTreeMap<String, Json> =
+        serde_json::from_str(include_str!("reference.json")).expect("`reference.py` writes JSON of this form");
+    file.into_iter().map(|(name, file)| {
+        Trial::test(format!("models::reference::{name}"), move || {
+            assert_eq!(Some(trainable(&built(&card(&name), false).graph) as u64), file["parameters"].as_u64(), "{name}");
+            numbers(&name, &name, &file)
+        })
+    })
 }
 
 fn shared() -> PathBuf {
