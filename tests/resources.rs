@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::Trial;
+use petard::attack::{Attack, Fab, Net};
 use petard::gpu::cache::{Cache, Recipe};
 use petard::gpu::catalogue::spec_of;
 use petard::gpu::image::{Image, Usage};
 use petard::gpu::lower::{Launch, lower};
 use petard::gpu::nvrtc::{Nvrtc, Search};
 use petard::gpu::{DeviceProps, KernelSpec};
-use petard::attack::{Fab, Net};
-use petard::attack::Attack;
 use petard::graph::{Graph, Op, Plane, Value};
 use petard::nn::ModelCard;
 use petard::plan::{Plan, Precision, Segment, compile_for};
