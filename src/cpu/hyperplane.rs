@@ -137,8 +137,9 @@ impl<'a> Way<'a> {
             let rate = |i: usize| if self.norm == Norm::Linf { 1.0 } else { self.steepness(i) };
             let free = |i: usize| self.level * rate(i) < self.room(i);
             let slope = sum(n, |i| if free(i) { self.steepness(i) * rate(i) } else { 0.0 });
-            // Not reached, and something can still move; written so that a NaN ends it.
-            if !(gap > goal * CLOSE && slope > 0.0) {
+            // A NaN ends it too.
+            let goes_on = gap > goal * CLOSE && slope > 0.0;
+            if !goes_on {
                 break;
             }
             self.level += gap / slope;
@@ -149,7 +150,7 @@ impl<'a> Way<'a> {
         let n = self.w.len();
         let key = |i: usize| self.w[i].abs().to_bits();
         let gain = |takes: &dyn Fn(u32) -> bool| sum(n, |i| if takes(key(i)) { self.steepness(i) * self.room(i) } else { 0.0 });
-        if !(goal > 0.0) {
+        if goal <= 0.0 || goal.is_nan() {
             self.level = f64::INFINITY;
             return;
         }

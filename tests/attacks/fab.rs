@@ -115,16 +115,23 @@ fn linear_model() {
         for (attack, [least, most]) in attacks.into_iter().chain(fools) {
             let job = Job { attacks: vec![Arc::clone(&attack)], exact: true, ..Job::new(DeepFool::new(norm), 9) };
             let outcome = attack::run(&device(2), &model, &set, &job, &Given::default(), Hooks::default()).expect("it runs");
+            let mut judged = 0;
             for i in 0..24 {
                 let (x, y) = (&pixels[i * 3072..][..3072], outcome.per_image.label[i] as usize);
                 let want =
                     (0..5).filter(|&k| k != y).map(|k| closed_form(norm, &rows[k], &rows[y], x)).fold(f64::INFINITY, f64::min);
                 let p = &outcome.per_image;
                 let got = [p.linf[i], p.l2[i], p.l1[i]][norm as usize];
-                // Logits of about 1 in f32 out of 3072 terms: their difference is known to some 1e-5 of the gaps here.
-                let (low, high) = (want * least * (1.0 - 2e-4) - 1e-6, want * most * (1.0 + 2e-4) + 1e-6);
+                let gap = want * [2700.0, 75.0, 4.5][norm as usize];
+                if gap < 0.1 {
+                    continue; // what a step goes too far would drown in the rounding of logits
+                }
+                judged += 1;
+                // Sums in f32 of 3072 terms up to 7, of around 100 on the way: logits are known to some 5e-5 of such gaps.
+                let (low, high) = (want * least * (1.0 - 5e-4), want * most * (1.0 + 5e-4));
                 assert!(p.success[i] && (low..=high).contains(&got), "{attack:?}: image {i} at {got}, the boundary at {want}");
             }
+            assert!(judged >= 8, "only {judged} images are far enough from a boundary");
         }
     }
 }
@@ -351,9 +358,9 @@ fn median(mut v: Vec<f64>) -> f64 {
     v[v.len() / 2]
 }
 
-/// As many images of the first 64 as PETARD_GOLDEN asks for, up to all 256.
+/// 32 images, or as many as `PETARD_GOLDEN` asks for, up to 256.
 fn golden_images() -> usize {
-    std::env::var("PETARD_GOLDEN").ok().and_then(|n| n.parse().ok()).unwrap_or(64)
+    std::env::var("PETARD_GOLDEN").ok().and_then(|n| n.parse().ok()).unwrap_or(32)
 }
 
 fn fab_t_agrees(reference: &Reference, images: &Path) {
