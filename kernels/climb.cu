@@ -51,8 +51,9 @@ struct Softmax {
     DEV double log_share(int i) const { return (double)z[i] - top - log(total); }
 };
 
-// The row of a warp; the last one again where there are no more.
+// The row of a warp; the last one again where there are no more, which must not be stored twice.
 DEV int row_of(int n) { return min((int)(blockIdx.x * (FLAT / 32) + threadIdx.x / 32), n - 1); }
+DEV bool mine(int n) { return (int)(blockIdx.x * (FLAT / 32) + threadIdx.x / 32) < n; }
 
 extern "C" __global__ __launch_bounds__(FLAT)
 void climb_kl(float* y, const float* z, const float* clean, int classes, int n) {
@@ -65,14 +66,14 @@ void climb_kl(float* y, const float* z, const float* clean, int classes, int n) 
         part += share == 0.0 ? 0.0 : share * (p.log_share(i) - q.log_share(i));
     }
     const double sum = Warp::sum(part);
-    if (Warp::rank() == 0) y[row] = (float)sum;
+    if (Warp::rank() == 0 && mine(n)) y[row] = (float)sum;
 }
 
 extern "C" __global__ __launch_bounds__(FLAT)
 void climb_kl_grad(float* y, const float* z, const float* clean, int classes, int n) {
     const int row = row_of(n);
     const Softmax q(z + (i64)row * classes, classes), p(clean + (i64)row * classes, classes);
-    for (int i = Warp::rank(); i < classes; i += 32) y[(i64)row * classes + i] = (float)(q.share(i) - p.share(i));
+    for (int i = Warp::rank(); i < classes && mine(n); i += 32) y[(i64)row * classes + i] = (float)(q.share(i) - p.share(i));
 }
 
 extern "C" __global__ __launch_bounds__(FLAT)

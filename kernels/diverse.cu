@@ -109,7 +109,8 @@ void diverse_resize(float* y, const float* x, const int* index, const int* resta
     resize<false>(y, x, index, restart, state, seed, p, height, width, channels, parts);
 }
 
-extern "C" __global__ __launch_bounds__(FLAT)
+// Four blocks at least: held to more, it spills on sm_80.
+extern "C" __global__ __launch_bounds__(FLAT, 4)
 void diverse_resize_grad(float* y, const float* x, const int* index, const int* restart, const float* state, const int* seed,
                          float p, int h, int low_h, int choices_h, int frame_h, int w, int low_w, int choices_w, int frame_w,
                          int channels, int parts) {

@@ -32,7 +32,8 @@ pub struct AttackArgs {
     /// Step size [default: linf 2/255, l2 0.1, l1 1; fgsm-rs 1.25 eps]
     #[arg(long, value_name = "LENGTH", aliases = ["eps-iter", "eps-step", "step-size", "pgd-alpha"], allow_hyphen_values = true)]
     alpha: Option<String>,
-    /// Steps [default: pgd and bim 20; apgd, fab and fab-t 100; deepfool 50; hop-skip-jump 64 rounds]
+    /// Steps [default: 20; attacks with a momentum and tpgd 10; ifgsm-search and deepfool 50; apgd, fab and fab-t 100;
+    /// hop-skip-jump 64 rounds]
     #[arg(long, value_name = "N", value_parser = count, aliases = ["nb-iter", "n-iter", "attack-iters", "num-steps", "max-iter"])]
     pub steps: Option<usize>,
     /// Independent runs; an image leaves after the first that breaks it [default: 1]

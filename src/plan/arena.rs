@@ -18,7 +18,9 @@ pub(super) fn place(
     precision: Precision,
 ) -> Plan {
     let lasting = lasting(graph, segments);
-    let half = precision.half().map_or_else(BTreeSet::new, |_| half_values(graph, &lasting));
+    let mut half = precision.half().map_or_else(BTreeSet::new, |_| half_values(graph, &lasting));
+    // What becomes a state is as wide as the state.
+    segments.iter().flat_map(|s| &s.carries).for_each(|(_, next)| _ = half.remove(next));
     let stored = |v: Value| precision.half().filter(|_| half.contains(&v)).unwrap_or(graph.node(v).dtype);
     let bytes = |v: Value| graph.shape(v).bytes(stored(v), batch);
     let mut end = 0;
