@@ -227,7 +227,9 @@ fn linear_model() {
             let slope: Vec<f64> = (0..d).map(|k| f64::from(w[(1 - y) * d + k] - w[y * d + k])).collect();
             let got: f64 = (0..d).map(|k| f64::from(found[i * d + k] - x0[k]) * slope[k]).sum();
             let most = best_gain(norm, f64::from(radius), x0, &slope);
-            assert!(got <= most * (1.0 + 1e-5) && got > 0.98 * most, "{norm}: image {i} gains {got}, the most is {most}");
+            // The step in L1 is never shorter than a tenth of the radius: that much may lie on the second best value.
+            let share = if norm == Norm::L1 { 0.9 } else { 0.98 };
+            assert!(got <= most * (1.0 + 1e-5) && got > share * most, "{norm}: image {i} gains {got}, the most is {most}");
         }
     }
 }
