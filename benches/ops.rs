@@ -12,6 +12,8 @@ mod layout;
 #[path = "ops/loss.rs"]
 mod loss;
 mod meter;
+#[path = "ops/minimum.rs"]
+mod minimum;
 #[path = "../tests/support/naive/mod.rs"]
 mod naive;
 #[path = "ops/norm.rs"]
@@ -26,6 +28,8 @@ mod pointwise;
 mod pool;
 #[path = "ops/run.rs"]
 mod run;
+#[path = "ops/search.rs"]
+mod search;
 #[path = "ops/work.rs"]
 mod work;
 
@@ -41,7 +45,7 @@ use work::{Roof, copy_bandwidth};
 /// Gives the ops of a stem their name and shape.
 type Describe = fn(&Site) -> Option<(&'static str, String)>;
 
-const STEMS: [Describe; 8] = [
+const STEMS: [Describe; 10] = [
     conv::describe,
     gemm::describe,
     norm::describe,
@@ -50,6 +54,8 @@ const STEMS: [Describe; 8] = [
     loss::describe,
     pgd::describe,
     layout::describe,
+    minimum::describe,
+    search::describe,
 ];
 
 const SAMPLES: usize = 10;

@@ -22,6 +22,8 @@ pub enum Purpose {
     Augment = 6,
     /// Initial weights; the position of the tensor takes the place of the image.
     Init = 7,
+    /// A direction for an attack whose gradient is zero.
+    Direction = 13,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.

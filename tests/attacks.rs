@@ -2,6 +2,7 @@
 
 mod golden;
 mod losses;
+mod minimum;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,6 +54,7 @@ pub fn trials() -> Vec<Trial> {
     ];
     all.extend(golden::trials());
     all.extend(losses::trials());
+    all.extend(minimum::trials());
     all
 }
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod fixture;
 mod kernel;
 mod memory;
+mod nearest;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,7 +50,8 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    let others = bad_input::trials().into_iter().chain(kernel::trials()).chain([memory::trial_of_peak()]);
+    let others =
+        bad_input::trials().into_iter().chain(kernel::trials()).chain([memory::trial_of_peak()]).chain(nearest::trials());
     help.chain(own).chain(readme()).chain(others).collect()
 }
 

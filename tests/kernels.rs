@@ -10,12 +10,14 @@ mod gemm;
 mod halves;
 mod layout;
 mod loss;
+mod minimum;
 mod norm;
 mod optim;
 mod pgd;
 mod pointwise;
 mod pool;
 mod rows;
+mod search;
 
 use std::sync::Arc;
 
@@ -97,7 +99,15 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = halves::trials();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
+    for case in stems
+        .into_iter()
+        .flat_map(|cases| cases())
+        .chain(dropout::cases())
+        .chain(optim::cases())
+        .chain(rows::cases())
+        .chain(minimum::cases())
+        .chain(search::cases())
+    {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -117,6 +127,7 @@ pub fn trials() -> Vec<Trial> {
     trials.extend(conv_half::trials());
     let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
     trials.extend(alone.into_iter().flat_map(|list| list()));
+    trials.extend([minimum::trials, search::trials].into_iter().flat_map(|list| list()));
     trials
 }
 
@@ -337,6 +348,10 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
                 let k = classes(&case.graph);
                 labels.iter().map(|y| ((*y as usize + 1 + rng.below(k - 1)) % k) as f64).collect()
             }
+            ("adam", _) => (0..n).map(|_| f64::from(rng.unit() as f32)).collect(),
+            ("state.search", _) => search::state(batch, &mut rng),
+            ("state.follow", _) => minimum::state(batch, &mut rng),
+            ("seed", _) => vec![7.0, 11.0, 0.0],
             ("flag", _) => (0..n).map(|_| rng.below(2) as f64).collect(),
             // Learning rate, momentum, weight decay; the decay of an average.
             ("hyper", _) => [0.1f32, 0.9, 5e-4].map(f64::from).to_vec(),
@@ -348,7 +363,7 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
                 [rng.normals(n / 2), var].concat()
             }
             ("far", _) => rng.normals(n).iter().map(|v| f64::from((300.0 + 0.01 * v) as f32)).collect(),
-            ("x01" | "y01", _) => (0..n).map(|_| f64::from((0.5 + 0.5 * unit_fill(fill, &mut rng)) as f32)).collect(),
+            ("x01" | "y01" | "z01", _) => (0..n).map(|_| f64::from((0.5 + 0.5 * unit_fill(fill, &mut rng)) as f32)).collect(),
             _ if is_param && matches!(fill, Fill::Subnormal | Fill::Huge | Fill::OneNan) => rng.normals(n),
             _ => numbers(fill, n, given.is_empty(), &mut rng),
         };

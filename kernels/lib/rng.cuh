@@ -3,7 +3,7 @@
 #pragma once
 #include "lib/num.cuh"
 
-enum : u32 { DRAW_START = 1, DRAW_START_RADIUS = 2, DRAW_DROPOUT = 4 };
+enum : u32 { DRAW_START = 1, DRAW_START_RADIUS = 2, DRAW_DROPOUT = 4, DRAW_DIRECTION = 13 };
 
 struct Stream {
     u32 key[2], index, step, place;

@@ -3,7 +3,12 @@
 
 mod check;
 mod choices;
+mod cw;
+mod ddn;
+mod ead;
+mod fmn;
 mod job;
+mod nearest;
 mod pgd;
 mod place;
 mod rows;
@@ -15,6 +20,10 @@ use std::fmt;
 use serde_json::{Map, Value as Json};
 
 pub use choices::{AttackLoss, Keep};
+pub use cw::Cw;
+pub use ddn::Ddn;
+pub use ead::{Ead, Rule};
+pub use fmn::Fmn;
 pub use job::{Given, Hooks, Job, Progress, Returned, ReturnedHook};
 pub use pgd::{Pgd, Start, StepValues};
 pub use place::{Net, Place};

@@ -136,6 +136,7 @@ impl Args {
             batch: settings.job.batch,
             exact: settings.job.exact,
             seed: settings.job.seed,
+            radii: self.attack.radii.clone().unwrap_or_default(),
             repeat: self.repeat(settings),
         }
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::attacks::{Entry, entries};
-use super::value::{self, count};
-use crate::attack::{Attack, AttackLoss, Keep, Target};
+use super::value::{self, Preset, amount, count, positive};
+use crate::attack::{Attack, AttackLoss, Keep, Rule, Target};
 use crate::error::{Error, Result};
 use crate::report::radius_text;
-use crate::threat::{Norm, ThreatModel};
+use crate::threat::{Distance, Norm, ThreatModel};
 
 /// Heading of these options in the help.
 pub const HEADING: &str = "Attack (lengths in units of [0,1] pixels; fractions such as 8/255 are fine)";
@@ -23,9 +23,9 @@ pub struct AttackArgs {
     #[arg(long, value_name = "NAME", default_value = "pgd", ignore_case = true, hide_possible_values = true,
           value_parser = PossibleValuesParser::new(possible()).map(|name| find(&name)))]
     attack: &'static Entry,
-    /// How the change of an image is measured [default: linf]
+    /// How the change of an image is measured; l0 with fmn alone [default: linf]
     #[arg(long, value_enum, ignore_case = true, alias = "ord")]
-    norm: Option<Norm>,
+    norm: Option<Distance>,
     /// Radius: how far an image may be changed [default: linf 8/255, l2 0.5, l1 12]
     #[arg(long, value_name = "LENGTH", alias = "epsilon", allow_hyphen_values = true)]
     eps: Option<String>,
@@ -52,6 +52,39 @@ pub struct AttackArgs {
     /// Which iterate is returned [default: last]
     #[arg(long = "return", value_enum, ignore_case = true)]
     pub keep: Option<Keep>,
+    /// Learning rate, or the length of the first step [default: cw and ead 0.01, ddn and fmn 1]
+    #[arg(long, value_name = "RATE", value_parser = positive, alias = "learning-rate")]
+    pub lr: Option<f64>,
+    /// Rounds of the search over the constant; 1 searches nothing [default: cw and ead 9]
+    #[arg(long, value_name = "N", value_parser = count, alias = "binary-search-steps")]
+    pub search_steps: Option<usize>,
+    /// First constant before the loss [default: cw and ead 0.001]
+    #[arg(long, value_name = "C", value_parser = positive, alias = "c")]
+    pub initial_const: Option<f64>,
+    /// Difference of logits that counts as reaching the goal [default: 0]
+    #[arg(long, value_name = "GAP", value_parser = amount, alias = "confidence")]
+    pub kappa: Option<f64>,
+    /// End a round of the search where it gains too little [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub abort_early: Option<bool>,
+    /// What images are multiplied by before the inverse of tanh, at most 1: at 1 black and white stay [default: cw 0.999999]
+    #[arg(long, value_name = "SHARE", value_parser = positive)]
+    pub shrink: Option<f64>,
+    /// Weight of L1, and how far values are shrunk [default: ead 0.001]
+    #[arg(long, value_name = "WEIGHT", value_parser = amount)]
+    pub beta: Option<f64>,
+    /// Which success is kept: the nearest by the elastic net or in L1 [default: en]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub rule: Option<Rule>,
+    /// How fast a radius changes, as a share of it [default: ddn and fmn 0.05]
+    #[arg(long, value_name = "SHARE", value_parser = positive)]
+    pub gamma: Option<f64>,
+    /// Whose defaults are taken [default: official]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub preset: Option<Preset>,
+    /// Radii at which robust accuracy is reported, from one run [default: where 10, 25, 50, 75 and 90 % of those broken are]
+    #[arg(long, value_name = "LENGTH,..", value_delimiter = ',', value_parser = positive)]
+    pub radii: Option<Vec<f64>>,
 }
 
 /// Names of attacks, with their other names.
@@ -76,6 +109,10 @@ impl AttackArgs {
         if given_starts {
             self.attack.refuse("start")?;
         }
+        if self.norm == Some(Distance::L0) && self.attack.name != "fmn" {
+            return Err(Error::usage(format!("`--norm l0` is not used by `--attack {}`", self.attack.name))
+                .with_hint("`--attack fmn` is the attack that counts the values it changes"));
+        }
         (self.attack.build)(self, given_starts)
     }
 
@@ -96,13 +133,40 @@ impl AttackArgs {
             ("loss", self.loss.is_some()),
             ("target", self.target.is_some()),
             ("return", self.keep.is_some()),
+            ("lr", self.lr.is_some()),
+            ("search-steps", self.search_steps.is_some()),
+            ("initial-const", self.initial_const.is_some()),
+            ("kappa", self.kappa.is_some()),
+            ("abort-early", self.abort_early.is_some()),
+            ("shrink", self.shrink.is_some()),
+            ("beta", self.beta.is_some()),
+            ("rule", self.rule.is_some()),
+            ("gamma", self.gamma.is_some()),
+            ("preset", self.preset.is_some()),
+            ("radii", self.radii.is_some()),
         ];
         all.into_iter().filter(|(_, typed)| *typed).map(|(option, _)| option).collect()
     }
 
-    /// The norm, L-inf where none was typed.
+    /// The norm, L-inf where none was typed. Only attacks that ask for [`AttackArgs::distance`] are given L0.
     pub fn norm(&self) -> Norm {
-        self.norm.unwrap_or(Norm::Linf)
+        match self.norm {
+            Some(Distance::Norm(norm)) => norm,
+            Some(Distance::L0) | None => Norm::Linf,
+        }
+    }
+
+    /// The distance, L-inf where none was typed.
+    pub fn distance(&self) -> Distance {
+        self.norm.unwrap_or(Distance::Norm(Norm::Linf))
+    }
+
+    /// A radius in `norm`, where one was typed.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it is none.
+    pub fn eps_in(&self, norm: Norm) -> Result<Option<f64>> {
+        self.eps.as_deref().map(|text| value::radius("--eps", norm, text)).transpose()
     }
 
     /// Norm and radius, the radius of the norm where none was typed.
@@ -131,6 +195,9 @@ impl AttackArgs {
     /// The settled options as they would be typed: what an attack prints as a parameter under the name of an option.
     pub fn words(&self, attack: &dyn Attack) -> Vec<String> {
         let mut words = vec!["--attack".to_string(), self.attack.name.into()];
+        if let Some(radii) = &self.radii {
+            words.extend(["--radii".into(), radii.iter().map(f64::to_string).collect::<Vec<_>>().join(",")]);
+        }
         for (key, value) in attack.parameters() {
             let option = key.replace('_', "-");
             if !self.attack.uses.contains(&option.as_str()) {
@@ -223,6 +290,10 @@ mod tests {
         for (line, option) in [
             ("--attack fgsm --steps 1", "--steps"),
             ("--attack fgsm --alpha 0.1", "--alpha"),
+            ("--attack pgd --norm l0", "--norm l0"),
+            ("--attack pgd --radii 0.1", "--radii"),
+            ("--attack cw --eps 0.1", "--eps"),
+            ("--attack fmn --preset official", "--preset"),
             ("--attack fgsm --restarts 2", "--restarts"),
             ("--attack bim --restarts 2", "--restarts"),
             ("--attack bim --random-start true", "--random-start true"),
@@ -259,6 +330,12 @@ mod tests {
             "--attack r-fgsm --restarts 3",
             "--attack fgsm-rs --eps 3/255",
             "--attack bim --norm l2 --eps 0.7 --target 3 --return first-success",
+            "--attack cw --preset torchattacks --kappa 1/2 --lr 0.1 --target 3",
+            "--attack cw --preset su2018 --search-steps 1 --abort-early false --c 8/255",
+            "--attack ead --preset foolbox --rule l1 --beta 0",
+            "--attack ddn --eps 2 --gamma 0.1 --steps 7 --radii 0.1,1/4",
+            "--attack fmn --norm l0",
+            "--attack fmn --norm l1 --lr 2",
             "--norm l1 --random-start false --loss margin --target least-likely --return best-loss",
         ] {
             let args = typed(line);

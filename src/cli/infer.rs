@@ -75,6 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         batch,
         exact: true,
         seed: 0,
+        radii: Vec::new(),
         repeat: words.join(" "),
     };
     json.write(&report::infer_text(&facts, &inference), || report::infer_json(&facts, &inference))?;

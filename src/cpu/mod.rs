@@ -11,12 +11,14 @@ mod executor;
 mod gemm;
 mod layout;
 mod loss;
+mod minimum;
 mod norm;
 mod optim;
 mod pgd;
 mod pointwise;
 mod pool;
 mod rows;
+mod search;
 #[allow(unsafe_code)] // vector intrinsics
 mod simd;
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
 use super::{conv, dropout, gemm, layout, loss, norm, optim, pgd, pointwise, pool, rows};
-use crate::graph::{Graph, Op, Value};
+use super::{minimum, search};
+use crate::graph::{Graph, Nearest, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
 
@@ -349,6 +350,8 @@ impl Lower<'_> {
             Op::Greater | Op::MaxRows | Op::SelectRows | Op::Column { .. } | Op::GradStatus => rows::lower(self, step, op),
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
+            Op::Nearest(nearest @ (Nearest::Follow(_) | Nearest::FollowStep(_))) => minimum::lower(self, step, *nearest),
+            Op::Nearest(nearest) => search::lower(self, step, *nearest),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Input { .. }
             | Op::Param { .. }

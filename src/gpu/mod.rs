@@ -19,12 +19,14 @@ mod dropout;
 mod gemm;
 mod layout;
 mod loss;
+mod minimum;
 mod norm;
 mod optim;
 mod pgd;
 mod pointwise;
 mod pool;
 mod rows;
+mod search;
 mod show;
 mod tile;
 

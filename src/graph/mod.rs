@@ -3,12 +3,14 @@
 
 mod builder;
 mod grad;
+pub mod nearest;
 mod op;
 mod shape;
 
 use std::collections::BTreeMap;
 
 pub use grad::vjp;
+pub use nearest::{Follow, Nearest, Objective, Search};
 pub use op::{Conv, Loss, Op, Pool, Role, StartKind};
 
 use crate::tensor::{DType, Shape};

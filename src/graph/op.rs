@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)] // a variant's own text names its fields
 
+use super::nearest::Nearest;
 use crate::tensor::DType;
 use crate::threat::Norm;
 
@@ -264,6 +265,8 @@ pub enum Op {
     Start { kind: StartKind },
     /// `(x, x0, g, alpha, eps)` -> the next iterate; `alpha` and `eps` are `[N]`. `x` may be replaced in place.
     PgdStep { norm: Norm },
+    /// The steps of attacks that look for the nearest adversarial image.
+    Nearest(Nearest),
 
     /// `(v, g, w, hyper)` -> the next velocity `momentum * v + (g + weight_decay * w)`; `hyper [3]` is learning rate,
     /// momentum, weight decay. A velocity of zeros makes the first step PyTorch's `v = g`. `v` may be replaced in place.

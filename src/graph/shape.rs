@@ -284,6 +284,7 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             is_rows(4);
             at(0).clone()
         }
+        Op::Nearest(nearest) => return nearest.infer(inputs),
         Op::SgdVelocity | Op::SgdStep { .. } => {
             count(4);
             f32s(&[0, 1, 2, 3]);

@@ -85,6 +85,7 @@ pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
     match op {
         Op::PgdStep { .. } | Op::RunningUpdate { .. } | Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => Some(0),
         Op::SelectRows => Some(2),
+        Op::Nearest(nearest) => nearest.in_place(),
         _ => None,
     }
 }

@@ -110,6 +110,7 @@ fn op_text(op: &Op) -> String {
             let detail = match other {
                 Op::Loss(l) | Op::LossGrad(l) => format!(" {l:?}"),
                 Op::PgdStep { norm } => format!(" {norm}"),
+                Op::Nearest(nearest) => format!(" {}", nearest.name()),
                 _ => String::new(),
             };
             kebab(&text[..end]) + &detail

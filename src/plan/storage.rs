@@ -90,6 +90,7 @@ fn in_network(op: &Op) -> bool {
             | Op::LossGrad(_)
             | Op::Start { .. }
             | Op::PgdStep { .. }
+            | Op::Nearest(_)
             | Op::SelectRows
             | Op::SgdVelocity
             | Op::SgdStep { .. }

@@ -3,12 +3,15 @@
 
 use serde_json::{Map, Value, json};
 
+use super::curve::{DISTANCES, curve, spread};
 use super::{Facts, Inference};
 use crate::outcome::Outcome;
+use crate::threat::Goal;
 
 /// The object of an attack. Keys after `per_image` may grow in number; those before it never change.
 pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
     let targeted = outcome.targeted.map(|(hit, tried)| share(hit, tried));
+    let nearest = matches!(outcome.goal, Goal::Nearest(_));
     object(json!({
         "schema": "petard.attack/1",
         "model": facts.model,
@@ -39,7 +42,22 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
         "forwards": outcome.cost.forwards,
         "backwards": outcome.cost.backwards,
         "members": outcome.members,
+        "curve": nearest.then(|| curve_json(facts, outcome)),
+        "distances": nearest.then(|| distances_json(outcome)),
     }))
+}
+
+/// Radius and robust accuracy, point by point.
+fn curve_json(facts: &Facts, outcome: &Outcome) -> Value {
+    let point = |p: super::curve::Point| json!({"radius": p.radius, "robust": p.robust, "robust_accuracy": share(p.robust, outcome.images)});
+    curve(outcome, &facts.radii).into_iter().map(point).collect()
+}
+
+/// How far the broken images are in every distance; null where none is broken.
+fn distances_json(outcome: &Outcome) -> Value {
+    let one = |s: super::curve::Spread| json!({"median": s.median, "mean": s.mean, "largest": s.largest});
+    let keys = DISTANCES.map(|d| (d.name().to_string(), json!(spread(outcome, d).map(one))));
+    Value::Object(keys.into_iter().collect())
 }
 
 /// The object of an inference; `clean_accuracy` is null without labels.

@@ -1,6 +1,7 @@
 //! Reports: what was asked, what came out, what casts doubt on it; as text for people and JSON for programs.
 //! Must not know devices or the command line: every fact is handed in.
 
+mod curve;
 mod json;
 mod text;
 
@@ -30,6 +31,8 @@ pub struct Facts {
     pub exact: bool,
     /// Seed of everything random.
     pub seed: u64,
+    /// Radii at which robust accuracy is wanted of an attack that looks for the nearest image; none: where the broken are.
+    pub radii: Vec<f64>,
     /// The command that gives the same numbers.
     pub repeat: String,
 }

@@ -1,6 +1,7 @@
 //! The attacks of the command line: what each is called, which options it takes, how they settle to it. One file a family.
 //! Must not know models, images or devices.
 
+mod minimum;
 mod pgd;
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub struct Entry {
 
 /// Every attack, families in a reader's order.
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    [pgd::ENTRIES].into_iter().flatten()
+    [pgd::ENTRIES, minimum::ENTRIES].into_iter().flatten()
 }
 
 /// The attacks in words.

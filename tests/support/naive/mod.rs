@@ -3,6 +3,7 @@
 
 mod conv;
 mod loss;
+mod nearest;
 mod norm;
 mod optim;
 mod pointwise;
@@ -151,6 +152,7 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::Column { index } => args[0].images().map(|row| row[*index]).collect(),
         Op::GradStatus => rows::grad_status(&args[0]),
         Op::PgdStep { norm } => rows::pgd_step(args, *norm),
+        Op::Nearest(nearest) => nearest::apply(*nearest, args),
 
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),

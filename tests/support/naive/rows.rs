@@ -81,7 +81,7 @@ fn steepest(x: &[f64], g: &[f64]) -> Vec<f64> {
 
 /// The closest point of L1 ball and box together: `|d| - lambda` between 0 and the way to the box, with the smallest
 /// `lambda` that fits the ball, found by halving. Croce and Hein 2021.
-fn project_l1(x0: &[f64], delta: &[f64], eps: f64) -> Vec<f64> {
+pub fn project_l1(x0: &[f64], delta: &[f64], eps: f64) -> Vec<f64> {
     let room = |i: usize| if delta[i] > 0.0 { 1.0 - x0[i] } else { x0[i] };
     let shrunk = |i: usize, lambda: f64| (delta[i].abs() - lambda).max(0.0).min(room(i));
     let length = |lambda: f64| (0..delta.len()).map(|i| shrunk(i, lambda)).sum::<f64>();
