@@ -18,6 +18,8 @@ mod loss;
 #[path = "ops/lrn.rs"]
 mod lrn;
 mod meter;
+#[path = "ops/minimum.rs"]
+mod minimum;
 #[path = "../tests/support/naive/mod.rs"]
 mod naive;
 #[path = "ops/norm.rs"]
@@ -32,6 +34,8 @@ mod pointwise;
 mod pool;
 #[path = "ops/run.rs"]
 mod run;
+#[path = "ops/search.rs"]
+mod search;
 #[path = "ops/work.rs"]
 mod work;
 
@@ -59,6 +63,8 @@ const STEMS: &[Describe] = &[
     layout::describe,
     lrn::describe,
     hyperplane::describe,
+    minimum::describe,
+    search::describe,
 ];
 
 const SAMPLES: usize = 10;

@@ -30,6 +30,8 @@ pub enum Purpose {
     HopSkipJump = 12,
     /// What an attack on a transformed image draws: noise around it, sizes and places of its copies.
     Transfer = 8,
+    /// A direction for an attack whose gradient is zero.
+    Direction = 13,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.

@@ -7,6 +7,7 @@ mod fab;
 mod golden;
 mod journal;
 mod losses;
+mod minimum;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -65,6 +66,7 @@ pub fn trials() -> Vec<Trial> {
     all.extend(losses::trials());
     all.extend(transfer::trials());
     all.extend(climb::trials());
+    all.extend(minimum::trials());
     all
 }
 

@@ -6,6 +6,7 @@ mod eval;
 pub mod fixture;
 mod kernel;
 mod memory;
+mod nearest;
 mod scale;
 mod transfer;
 
@@ -75,7 +76,7 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    let others = [bad_input::trials(), eval::trials(), kernel::trials(), scale::trials(), transfer::trials()]
+    let others = [bad_input::trials(), eval::trials(), kernel::trials(), nearest::trials(), scale::trials(), transfer::trials()]
         .into_iter()
         .flatten()
         .chain([memory::trial_of_peak()]);

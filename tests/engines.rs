@@ -1,6 +1,8 @@
 //! Whole plans on emulated cards against the CPU executor: forward and gradient, an attack, a training step.
 //! Must not know single kernels; those are judged one by one in `kernels`.
 
+mod minimum;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -147,6 +149,7 @@ pub fn trials() -> Vec<Trial> {
         on_a_card("engines::run.bf16".into(), || whole_run(Precision::Bf16)),
         on_a_card("engines::run.without_room".into(), without_room),
     ]);
+    out.extend(minimum::trials());
     out
 }
 

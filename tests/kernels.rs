@@ -16,6 +16,7 @@ mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;
+mod minimum;
 mod momentum;
 mod norm;
 mod optim;
@@ -23,6 +24,7 @@ mod pgd;
 mod pointwise;
 mod pool;
 mod rows;
+mod search;
 mod square;
 
 use std::sync::Arc;
@@ -114,6 +116,7 @@ const TABLES: &[fn() -> Vec<Case>] = &[
     layout::cases,
     loss::cases,
     lrn::cases,
+    minimum::cases,
     momentum::cases,
     norm::cases,
     optim::cases,
@@ -121,6 +124,7 @@ const TABLES: &[fn() -> Vec<Case>] = &[
     pointwise::cases,
     pool::cases,
     rows::cases,
+    search::cases,
 ];
 /// What no table of cases can say.
 const ALONE: &[fn() -> Vec<Trial>] = &[
@@ -134,10 +138,12 @@ const ALONE: &[fn() -> Vec<Trial>] = &[
     hop::trials,
     hyperplane::trials,
     loss::trials,
+    minimum::trials,
     momentum::trials,
     optim::trials,
     pgd::trials,
     rows::trials,
+    search::trials,
     square::trials,
 ];
 
@@ -380,6 +386,10 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
                 let k = classes(&case.graph);
                 labels.iter().map(|y| ((*y as usize + 1 + rng.below(k - 1)) % k) as f64).collect()
             }
+            ("adam", _) => (0..n).map(|_| f64::from(rng.unit() as f32)).collect(),
+            ("state.search", _) => search::state(batch, &mut rng),
+            ("state.follow", _) => minimum::state(batch, &mut rng),
+            ("seed", _) => vec![7.0, 11.0, 0.0],
             ("flag", _) => (0..n).map(|_| rng.below(2) as f64).collect(),
             // Learning rate, momentum, weight decay; the decay of an average.
             ("hyper", _) => [0.1f32, 0.9, 5e-4].map(f64::from).to_vec(),
@@ -391,7 +401,7 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
                 [rng.normals(n / 2), var].concat()
             }
             ("far", _) => rng.normals(n).iter().map(|v| f64::from((300.0 + 0.01 * v) as f32)).collect(),
-            ("x01" | "y01", _) => (0..n).map(|_| f64::from((0.5 + 0.5 * unit_fill(fill, &mut rng)) as f32)).collect(),
+            ("x01" | "y01" | "z01", _) => (0..n).map(|_| f64::from((0.5 + 0.5 * unit_fill(fill, &mut rng)) as f32)).collect(),
             _ if is_param && matches!(fill, Fill::Subnormal | Fill::Huge | Fill::OneNan) => rng.normals(n),
             _ => numbers(fill, n, given.is_empty(), &mut rng),
         };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::Trial;
-use petard::attack::{Apgd, Attack, Climb, Fab, Kernel, Momentum, Net, Stepping};
+use petard::attack::{Apgd, Attack, Climb, Cw, Ddn, Ead, Fab, Fmn, Kernel, Momentum, Net, Stepping};
 use petard::gpu::cache::{Cache, Recipe};
 use petard::gpu::catalogue::spec_of;
 use petard::gpu::image::{Image, Usage};
@@ -17,7 +17,7 @@ use petard::graph::{Graph, Op, Plane, Value};
 use petard::nn::ModelCard;
 use petard::plan::{Plan, Precision, Segment, compile_for};
 use petard::tensor::{DType, Shape};
-use petard::threat::{Norm, ThreatModel};
+use petard::threat::{Distance, Norm, ThreatModel};
 use petard::train::{self, Form, step_graph};
 use petard::{Pgd, Result};
 
@@ -37,6 +37,13 @@ const PLANS: &[Row] = &[
     Row::new("fab.resnet8", &[F32, Bf16], |p| boundaries("resnet8-cifar10", p)),
     Row::new("fab.resnet50", &[F32], |p| boundaries("resnet50", p)).full(),
     Row::new("chain.c64", &[F32, Bf16], |p| chain(64, p)),
+    Row::new("cw.resnet8", &[F32, Bf16], |p| nearest(&Cw::new(), p)),
+    Row::new("ead.resnet8", &[F32], |p| nearest(&Ead::new(), p)),
+    Row::new("ddn.resnet8", &[F32], |p| nearest(&Ddn::new(), p)),
+    Row::new("fmn_linf.resnet8", &[F32], |p| nearest(&Fmn::new(Distance::Norm(Norm::Linf)), p)),
+    Row::new("fmn_l2.resnet8", &[F32], |p| nearest(&Fmn::new(Distance::Norm(Norm::L2)), p)),
+    Row::new("fmn_l1.resnet8", &[F32], |p| nearest(&Fmn::new(Distance::Norm(Norm::L1)), p)),
+    Row::new("fmn_l0.resnet8", &[F32], |p| nearest(&Fmn::new(Distance::L0), p)),
     Row::new("attack.resnet8", &[F32, Bf16], |p| attack("resnet8-cifar10", p)),
     Row::new("attack.resnet18", &[F32, Bf16], |p| attack("resnet18-cifar10", p)),
     Row::new("attack.vgg16", &[F32, Bf16], |p| attack("vgg16-bn-cifar10", p)),
@@ -336,6 +343,13 @@ fn climb(precision: Precision) -> Result<Plan> {
     let card = ModelCard::find("resnet8-cifar10")?;
     let climb = Climb::tpgd(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
     let (graph, segments) = Climb { stepping: Stepping::Adam, ..climb }.sketch(&Net::of(&card, false));
+    compile_for(&graph, &segments, batch(&card), precision)
+}
+
+/// An attack for the nearest image, as `petard attack` plans it.
+fn nearest(attack: &dyn Attack, precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let (graph, segments) = attack.sketch(&Net::of(&card, true));
     compile_for(&graph, &segments, batch(&card), precision)
 }
 

@@ -1,11 +1,12 @@
 //! Which ops are measured: every distinct one that an attack on, or a training step of, the shipped networks runs.
 //! Must not know how an op is run or timed.
 
-use petard::graph::{ApgdRule, Graph, Loss, Op, Plane, Role, Value, vjp};
+use petard::graph::nearest::column;
+use petard::graph::{ApgdRule, Follow, Graph, Loss, Nearest, Objective, Op, Plane, Role, Search, Value, vjp};
 use petard::nn::{self, ModelCard};
 use petard::session::image_input;
 use petard::tensor::{DType, Shape};
-use petard::threat::Norm;
+use petard::threat::{Distance, Norm};
 
 use crate::STEMS;
 
@@ -141,6 +142,7 @@ fn attack_graph(card: &ModelCard) -> Graph {
     let fool = Plane::DeepFoolStep { norm: Norm::L2, overshoot: 0.02, push: 1e-4 };
     g.push(Op::Hyperplane(fool), &[x, grad, alpha, eps]);
     g.push(Op::Hyperplane(Plane::Distance { norm: Norm::L2 }), &[alpha, grad]);
+    nearest_ops(&mut g, [x, x0, grad, logits, alpha, label]);
     g
 }
 
@@ -155,6 +157,26 @@ fn spectral_graph(card: &ModelCard) -> Graph {
     g.push(Op::SpectrumFilter, &[x, weight]);
     g.push(Op::RingSums { power: true }, &[x]);
     g
+}
+
+/// The ops of C&W, EAD, DDN and FMN; `margin` may be any number an image.
+fn nearest_ops(g: &mut Graph, [x, x0, grad, logits, margin, label]: [Value; 6]) {
+    let state = g.input("state", Shape::per_image(&[column::COUNT]), DType::F32);
+    let planes = [&[3], g.shape(x).dims.as_slice()].concat();
+    let adam = g.input("adam", Shape::per_image(&planes), DType::F32);
+    let seed = g.input("seed", Shape::fixed(&[3]), DType::I32);
+    let (steps, rounds, rate, kappa, shrink, beta) = (1 << 20, 9, 0.01, 0.0, 0.999_999, 1e-3);
+    let search = Search { objective: Objective::Squared { shrink }, steps, rounds, abort: false, kappa, rate };
+    g.push(Op::Nearest(Nearest::Search(search)), &[state, x, x0, margin, logits]);
+    g.push(Op::Nearest(Nearest::TanhStep { shrink, kappa }), &[adam, x, x0, grad, margin, state]);
+    g.push(Op::Nearest(Nearest::Shrink { beta, kappa }), &[x, x0, grad, margin, state]);
+    g.push(Op::Nearest(Nearest::Momentum), &[x, grad, x0, state]);
+    let distances = [Distance::Norm(Norm::Linf), Distance::Norm(Norm::L2), Distance::Norm(Norm::L1), Distance::L0];
+    for distance in distances {
+        let follow = Follow { decoupled: false, distance, steps, rate, gamma: 0.05 };
+        g.push(Op::Nearest(Nearest::Follow(follow)), &[state, x, x0, grad, margin, logits]);
+        g.push(Op::Nearest(Nearest::FollowStep(follow)), &[x, x0, grad, state, label, seed]);
+    }
 }
 
 /// Forward and backward of one training step.

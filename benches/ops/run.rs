@@ -8,7 +8,7 @@ use petard::tensor::{DType, bits_bytes};
 use crate::cards::Case;
 use crate::meter::{self, Draw, Watch};
 use crate::work::Work;
-use crate::{hyperplane, oracle, pgd, pool};
+use crate::{hyperplane, oracle, pgd, pool, search};
 
 /// A case whose result was right.
 pub struct Ready {
@@ -23,6 +23,7 @@ impl Ready {
     pub fn new(case: &Case, exact: bool) -> Result<Self, String> {
         // A PGD step replaces its image, as it does in the attack.
         let in_place = matches!(case.op(), Op::PgdStep { .. } | Op::ApgdMove { .. });
+        let in_place = matches!(case.op(), Op::PgdStep { .. }) || search::in_place(case.op());
         let kept: Vec<Value> = [case.output].into_iter().chain(case.side).collect();
         let segment = if in_place {
             Segment { name: "infer".into(), outputs: vec![], carries: vec![(case.leaves[0], case.output)] }
@@ -85,6 +86,7 @@ fn fill(case: &Case) -> Vec<Vec<f32>> {
             (Op::ApgdMove { norm }, _) => pgd::apgd(*norm, i, count, draw),
             (Op::Hyperplane(plane), DType::F32) => (0..count).map(|_| hyperplane::number(*plane, i, draw)).collect(),
             (Op::PgdStep { norm }, _) => (0..count).map(|_| pgd::number(*norm, i, draw)).collect(),
+            (Op::Nearest(op), DType::F32) => (0..count).map(|k| search::number(op, count / case.batch, k, draw)).collect(),
             (_, DType::I32) => (0..count).map(|_| draw.below(classes) as f32).collect(),
             (_, DType::Bits) => (0..count).map(|_| draw.below(2) as f32).collect(),
             _ if positive => (0..count).map(|_| 0.5 + draw.unit()).collect(),

@@ -16,7 +16,7 @@ use super::{attacks, output};
 use crate::attack::Job;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::report;
+use crate::report::{self, Facts};
 use crate::session::Model;
 
 /// Attack a model and report clean and robust accuracy
@@ -85,7 +85,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         outcome.parameters.insert("start".into(), json!(start.to_string_lossy()));
     }
     outcome.rounded = results.rounded();
-    let facts = scene.facts(&args.results, outcome.batch, args.repeat(&settings));
+    let radii = args.attack.radii.clone().unwrap_or_default();
+    let facts = Facts { radii, ..scene.facts(&args.results, outcome.batch, args.repeat(&settings)) };
     results.finish(&report::attack_text(&facts, &outcome), || report::attack_json(&facts, &outcome))?;
     verdict(&outcome, settings.expected)
 }

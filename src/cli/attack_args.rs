@@ -6,11 +6,11 @@ use std::sync::Arc;
 use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::attacks::{Entry, entries};
-use super::value::{self, Blur, Preset, count};
-use crate::attack::{Attack, AttackLoss, Keep, Target};
+use super::value::{self, Blur, Preset, count, positive};
+use crate::attack::{Attack, AttackLoss, Keep, Rule, Target};
 use crate::error::{Error, Result};
 use crate::report::radius_text;
-use crate::threat::{Norm, ThreatModel};
+use crate::threat::{Distance, Norm, ThreatModel};
 
 /// Heading of these options in the help.
 pub const HEADING: &str = "Attack (lengths in units of [0,1] pixels; fractions such as 8/255 are fine)";
@@ -24,8 +24,9 @@ pub struct AttackArgs {
           value_parser = PossibleValuesParser::new(possible()).map(|name| find(&name)))]
     attack: &'static Entry,
     /// How the change of an image is measured [default: linf; deepfool l2]
+    /// How the change of an image is measured; l0 with fmn alone [default: linf]
     #[arg(long, value_enum, ignore_case = true, alias = "ord")]
-    norm: Option<Norm>,
+    norm: Option<Distance>,
     /// Radius: how far an image may be changed [default: linf 8/255, l2 0.5, l1 12]
     #[arg(long, value_name = "LENGTH", alias = "epsilon", allow_hyphen_values = true)]
     eps: Option<String>,
@@ -80,17 +81,18 @@ pub struct AttackArgs {
     /// Neighbours whose gradients tune the next step [default: vmi-fgsm and vni-fgsm 5, official 20; else 0]
     #[arg(long, value_name = "N", aliases = ["n-samples", "num-neighbor"])]
     pub samples: Option<usize>,
-    /// Margin beyond which nothing is gained [default: cw-linf 50]
+    /// Difference of logits beyond which nothing is gained, and which cw and ead must reach [default: cw-linf 50; cw and ead
+    /// 0]
     #[arg(long, value_name = "X", value_parser = value::number, alias = "confidence", allow_hyphen_values = true)]
     pub kappa: Option<f64>,
-    /// Radii that are tried [default: ifgsm-search 9]
+    /// Rounds of a search: radii of ifgsm-search, constants of cw and ead, where 1 searches nothing [default: 9]
     #[arg(long, value_name = "N", value_parser = count, alias = "binary-search-steps")]
     pub search_steps: Option<usize>,
     /// Random draws of the input that each gradient is the mean of [default: 1]
     #[arg(long, value_name = "N", value_parser = count, alias = "eot-iter")]
     pub eot: Option<usize>,
-    /// Whose defaults: torchattacks (eps 8/255, alpha 2/255, 10 steps) or official, the papers' (eps 16/255, alpha a tenth)
-    /// [default: torchattacks]
+    /// Whose defaults are taken where libraries and papers differ [default: attacks with a momentum torchattacks, cw and ead
+    /// official]
     #[arg(long, value_enum, ignore_case = true)]
     pub preset: Option<Preset>,
     /// Which iterate is returned [default: last]
@@ -100,7 +102,7 @@ pub struct AttackArgs {
     #[arg(long, value_name = "FACTOR", value_parser = value::ratio, allow_hyphen_values = true)]
     pub eta: Option<f64>,
     /// What is left of the change after FAB's step back [default: 0.9]; how far away the neighbours of vmi-fgsm and vni-fgsm
-    /// lie, in radii [default: 1.5]
+    /// lie, in radii [default: 1.5]; weight of L1 in ead, and how far values are shrunk [default: 0.001]
     #[arg(long, value_name = "FACTOR", value_parser = value::ratio, allow_hyphen_values = true)]
     pub beta: Option<f64>,
     /// Largest weight of the original image in a step of FAB [default: 0.1]
@@ -128,6 +130,27 @@ pub struct AttackArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(),
           alias = "resc-schedule")]
     pub rescale_schedule: Option<bool>,
+    /// Learning rate, or the length of the first step [default: cw and ead 0.01, ddn and fmn 1]
+    #[arg(long, value_name = "RATE", value_parser = positive, alias = "learning-rate")]
+    pub lr: Option<f64>,
+    /// First constant before the loss [default: cw and ead 0.001]
+    #[arg(long, value_name = "C", value_parser = positive, alias = "c")]
+    pub initial_const: Option<f64>,
+    /// End a round of the search where it gains too little [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub abort_early: Option<bool>,
+    /// What images are multiplied by before the inverse of tanh, at most 1: at 1 black and white stay [default: cw 0.999999]
+    #[arg(long, value_name = "SHARE", value_parser = positive)]
+    pub shrink: Option<f64>,
+    /// Which success is kept: the nearest by the elastic net or in L1 [default: en]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub rule: Option<Rule>,
+    /// How fast a radius changes, as a share of it [default: ddn and fmn 0.05]
+    #[arg(long, value_name = "SHARE", value_parser = positive)]
+    pub gamma: Option<f64>,
+    /// Radii at which robust accuracy is reported, from one run [default: where 10, 25, 50, 75 and 90 % of those broken are]
+    #[arg(long, value_name = "LENGTH,..", value_delimiter = ',', value_parser = positive)]
+    pub radii: Option<Vec<f64>>,
 }
 
 /// Names of attacks, with their other names.
@@ -151,6 +174,10 @@ impl AttackArgs {
         }
         if given_starts {
             self.attack.refuse("start")?;
+        }
+        if self.norm == Some(Distance::L0) && self.attack.name != "fmn" {
+            return Err(Error::usage(format!("`--norm l0` is not used by `--attack {}`", self.attack.name))
+                .with_hint("`--attack fmn` is the attack that counts the values it changes"));
         }
         (self.attack.build)(self, given_starts)
     }
@@ -195,18 +222,41 @@ impl AttackArgs {
             ("search-steps", self.search_steps.is_some()),
             ("eot", self.eot.is_some()),
             ("preset", self.preset.is_some()),
+            ("lr", self.lr.is_some()),
+            ("initial-const", self.initial_const.is_some()),
+            ("abort-early", self.abort_early.is_some()),
+            ("shrink", self.shrink.is_some()),
+            ("rule", self.rule.is_some()),
+            ("gamma", self.gamma.is_some()),
+            ("radii", self.radii.is_some()),
         ];
         all.into_iter().filter(|(_, typed)| *typed).map(|(option, _)| option).collect()
     }
 
-    /// The norm, L-inf where none was typed.
+    /// The norm, L-inf where none was typed. Only attacks that ask for [`AttackArgs::distance`] are given L0.
     pub fn norm(&self) -> Norm {
-        self.norm.unwrap_or(Norm::Linf)
+        match self.norm {
+            Some(Distance::Norm(norm)) => norm,
+            Some(Distance::L0) | None => Norm::Linf,
+        }
+    }
+
+    /// The distance, L-inf where none was typed.
+    pub fn distance(&self) -> Distance {
+        self.norm.unwrap_or(Distance::Norm(Norm::Linf))
+    }
+
+    /// A radius in `norm`, where one was typed.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it is none.
+    pub fn eps_in(&self, norm: Norm) -> Result<Option<f64>> {
+        self.eps.as_deref().map(|text| value::radius("--eps", norm, text)).transpose()
     }
 
     /// The norm, `default` where none was typed.
     pub fn norm_or(&self, default: Norm) -> Norm {
-        self.norm.unwrap_or(default)
+        if self.norm.is_some() { self.norm() } else { default }
     }
 
     /// Norm and radius, the radius of the norm where none was typed.
@@ -252,6 +302,9 @@ impl AttackArgs {
     /// The settled options as they would be typed: what an attack prints as a parameter under the name of an option.
     pub fn words(&self, attack: &dyn Attack) -> Vec<String> {
         let mut words = vec!["--attack".to_string(), self.attack.name.into()];
+        if let Some(radii) = &self.radii {
+            words.extend(["--radii".into(), radii.iter().map(f64::to_string).collect::<Vec<_>>().join(",")]);
+        }
         for (key, value) in attack.parameters() {
             let option = key.replace('_', "-");
             if !self.attack.uses.contains(&option.as_str()) {
@@ -344,6 +397,10 @@ mod tests {
         for (line, option) in [
             ("--attack fgsm --steps 1", "--steps"),
             ("--attack fgsm --alpha 0.1", "--alpha"),
+            ("--attack pgd --norm l0", "--norm l0"),
+            ("--attack pgd --radii 0.1", "--radii"),
+            ("--attack cw --eps 0.1", "--eps"),
+            ("--attack fmn --preset official", "--preset"),
             ("--attack fgsm --restarts 2", "--restarts"),
             ("--attack bim --restarts 2", "--restarts"),
             ("--attack bim --random-start true", "--random-start true"),
@@ -395,6 +452,12 @@ mod tests {
             "--attack square --norm l1 --target next --loss margin --restarts 2",
             "--attack hsj --norm linf --steps 7 --queries 900",
             "--attack hopskipjump",
+            "--attack cw --preset torchattacks --kappa 1/2 --lr 0.1 --target 3",
+            "--attack cw --preset su2018 --search-steps 1 --abort-early false --c 8/255",
+            "--attack ead --preset foolbox --rule l1 --beta 0",
+            "--attack ddn --eps 2 --gamma 0.1 --steps 7 --radii 0.1,1/4",
+            "--attack fmn --norm l0",
+            "--attack fmn --norm l1 --lr 2",
             "--norm l1 --random-start false --loss margin --target least-likely --return best-loss",
         ] {
             let args = typed(line);

@@ -77,6 +77,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         seed: 0,
         shard: None,
         saved: None,
+        radii: Vec::new(),
         repeat: words.join(" "),
         sources: Vec::new(),
     };

@@ -249,6 +249,7 @@ fn facts(first: &Shard, outcome: &Outcome) -> Result<Facts> {
         shard: None,
         saved: None,
         sources: first.get("sources")?,
+        radii: first.get("radii")?,
         repeat: repeat.collect::<Vec<_>>().join(" "),
     })
 }

@@ -134,6 +134,7 @@ impl Scene<'_> {
             exact: self.job.exact,
             seed: self.job.seed,
             shard: self.material.part.shard.map(|s| [s.part, s.of]),
+            radii: Vec::new(),
             sources: self.job.sources.iter().map(|m| m.card.name.clone()).collect(),
             saved: args.save.as_ref().map(|path| path.to_string_lossy().into_owned()),
             repeat,

@@ -7,10 +7,10 @@ use std::ops::Range;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::attack::{AttackLoss, Keep, Kernel, Target};
+use crate::attack::{AttackLoss, Keep, Kernel, Rule, Target};
 use crate::data::Split;
 use crate::error::{Error, Result};
-use crate::threat::Norm;
+use crate::threat::{Distance, Norm};
 
 /// A length above 0 in units of [0,1] pixels: a decimal such as `0.031` or a fraction such as `8/255`, read in f64.
 ///
@@ -141,21 +141,33 @@ pub fn blur(text: &str) -> std::result::Result<Blur, String> {
     }
 }
 
-/// Whose defaults an attack takes where libraries and papers differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Preset {
-    /// Those of torchattacks.
-    Torchattacks,
-    /// Those of the papers.
-    Official,
-}
-
 /// A number from 1 up.
 ///
 /// # Errors
 /// What may be written, for the argument parser to print.
 pub fn count(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "write a whole number from 1 up".into())
+}
+
+/// A number above 0: a decimal or a fraction.
+///
+/// # Errors
+/// What may be written, for the argument parser to print.
+pub fn positive(text: &str) -> std::result::Result<f64, String> {
+    number(text).ok().filter(|v| *v > 0.0).ok_or_else(|| "write a number above 0".into())
+}
+
+/// Whose defaults an attack takes, where libraries differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The authors'.
+    Official,
+    /// Foolbox.
+    Foolbox,
+    /// Torchattacks.
+    Torchattacks,
+    /// Su et al. 2018.
+    Su2018,
 }
 
 /// The aim of an attack: `none`, `next`, `least-likely`, `random`, `given` or the number of a class.
@@ -190,6 +202,45 @@ impl ValueEnum for Norm {
             Norm::Linf => PossibleValue::new("linf").help("largest change of a pixel").aliases(["inf", "l_inf", "l-inf"]),
             Norm::L2 => PossibleValue::new("l2").help("Euclidean length of the change").aliases(["2", "l_2"]),
             Norm::L1 => PossibleValue::new("l1").help("sum of all changes").aliases(["1", "l_1"]),
+        })
+    }
+}
+
+impl ValueEnum for Distance {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Distance::Norm(Norm::Linf), Distance::Norm(Norm::L2), Distance::Norm(Norm::L1), Distance::L0]
+    }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Distance::Norm(norm) => norm.to_possible_value(),
+            Distance::L0 => Some(PossibleValue::new("l0").help("number of values that change").aliases(["0", "l_0"])),
+        }
+    }
+}
+
+impl ValueEnum for Rule {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Rule::En, Rule::L1]
+    }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let value = PossibleValue::new(self.name());
+        Some(match self {
+            Rule::En => value.help("squared L2 plus `beta` times L1"),
+            Rule::L1 => value.help("sum of all changes"),
+        })
+    }
+}
+
+impl ValueEnum for Preset {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Preset::Official, Preset::Foolbox, Preset::Torchattacks, Preset::Su2018]
+    }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Preset::Official => PossibleValue::new("official").help("the authors'"),
+            Preset::Foolbox => PossibleValue::new("foolbox").help("foolbox 3.3"),
+            Preset::Torchattacks => PossibleValue::new("torchattacks").help("torchattacks 3.5, without stops for a whole batch"),
+            Preset::Su2018 => PossibleValue::new("su2018").help("Su et al. 2018, https://arxiv.org/abs/1808.01688"),
         })
     }
 }

@@ -10,11 +10,11 @@ use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
 use super::{
-    Epi, Isa, apgd, climb, diverse, dropout, fft, hop, hyperplane, layout, loss, lrn, momentum, norm, optim, pgd, pointwise,
-    pool, rows, square,
+    Epi, Isa, apgd, climb, diverse, dropout, fft, hop, hyperplane, layout, loss, lrn, minimum, momentum, norm, optim, pgd,
+    pointwise, pool, rows, search, square,
 };
 use crate::error::{Error, Result};
-use crate::graph::{Conv, Graph, Op, Plane, Value};
+use crate::graph::{Conv, Graph, Nearest, Op, Plane, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
 use crate::threat::Norm;
 
@@ -418,6 +418,7 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
         Op::HopDistance { .. } | Op::HopControl(_) | Op::HopGather | Op::HopQuery { .. } => {
             hop::run(step, op, n, views, f32s(out))
         }
+        Op::Nearest(nearest) => run_nearest(cx, step, *nearest, views, f32s(out)),
         Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => {
             let out = f32s(out);
             if !in_place(views, step, 0) {
@@ -498,6 +499,34 @@ fn run_plane(cx: &Context, step: &Step, plane: Plane, views: &mut Views, out: &m
         }
         Plane::Nearer { norm } => hyperplane::nearer(norm, f(0), f(1), f(2), f(3), f32s(out)),
         Plane::Back { beta } => hyperplane::back(beta, f32s(out), f(1), f(2)),
+    }
+}
+
+/// Attacks that look for the nearest adversarial image.
+fn run_nearest(cx: &Context, step: &Step, op: Nearest, views: &Views, out: &mut [f32]) {
+    let x = &step.inputs;
+    let f = |i: usize| views.f32(x[i]);
+    if let Some(at) = op.in_place().filter(|&at| !in_place(views, step, at)) {
+        out.copy_from_slice(f(at));
+    }
+    let slope = |first: usize, kappa: f32| {
+        let [x, x0, g, margin, state] = [0, 1, 2, 3, 4].map(|i| f(first + i));
+        search::Slope { x, x0, g, margin, state, kappa }
+    };
+    match op {
+        Nearest::Search(s) => search::search(&s, search::Sight { x: f(1), x0: f(2), margin: f(3), z: f(4) }, out),
+        Nearest::TanhStart { shrink } => search::tanh_start(shrink, f(0), out, f(2)),
+        Nearest::TanhImage => search::tanh_image(cx.graph().shape(step.output).elems(), f(0), out),
+        Nearest::TanhStep { shrink, kappa } => search::tanh_step(shrink, slope(1, kappa), out),
+        Nearest::Shrink { beta, kappa } => search::shrink(beta, slope(0, kappa), out),
+        Nearest::Momentum => search::momentum(f(0), f(1), f(2), f(3), out),
+        Nearest::Follow(f0) => {
+            minimum::follow(&f0, search::Sight { x: f(1), x0: f(2), margin: f(4), z: f(5) }, f(3), out);
+        }
+        Nearest::FollowStep(f0) => {
+            let draw = minimum::Draw { index: views.i32(x[4]), seed: views.i32(x[5]) };
+            minimum::step(&f0, cx.hwc(x[1]), out, f(1), f(2), f(3), draw);
+        }
     }
 }
 

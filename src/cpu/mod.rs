@@ -18,6 +18,7 @@ mod hyperplane;
 mod layout;
 mod loss;
 mod lrn;
+mod minimum;
 mod momentum;
 mod norm;
 mod optim;
@@ -25,6 +26,7 @@ mod pgd;
 mod pointwise;
 mod pool;
 mod rows;
+mod search;
 #[allow(unsafe_code)] // vector intrinsics
 mod simd;
 mod square;

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
 use super::{
-    apgd, climb, conv, dropout, fft, gemm, hop, hyperplane, layout, loss, lrn, momentum, norm, optim, pgd, pointwise, pool, rows,
-    square,
+    apgd, climb, conv, dropout, fft, gemm, hop, hyperplane, layout, loss, lrn, minimum, momentum, norm, optim, pgd, pointwise,
+    pool, rows, search, square,
 };
-use crate::graph::{Graph, Op, Value};
+use crate::graph::{Graph, Nearest, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
 
@@ -367,6 +367,8 @@ impl Lower<'_> {
             | Op::Blur
             | Op::Momentum => momentum::lower(self, step, op),
             Op::Kl | Op::KlGrad | Op::Moment { .. } | Op::AdamStep { .. } | Op::Shake => climb::lower(self, step, op),
+            Op::Nearest(nearest @ (Nearest::Follow(_) | Nearest::FollowStep(_))) => minimum::lower(self, step, *nearest),
+            Op::Nearest(nearest) => search::lower(self, step, *nearest),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),
             Op::Rfft2 { .. } | Op::Irfft2 { .. } | Op::SpectrumFilter | Op::RingSums { .. } | Op::Bass => {
                 fft::lower(self, step, op);

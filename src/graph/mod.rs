@@ -5,6 +5,7 @@ pub mod apgd;
 mod builder;
 mod grad;
 pub mod hop;
+pub mod nearest;
 mod op;
 mod ring;
 mod shape;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 
 pub use apgd::ApgdRule;
 pub use grad::vjp;
+pub use nearest::{Follow, Nearest, Objective, Search};
 pub use op::{Conv, Diversity, Loss, Op, Plane, Pool, ResponseNorm, Role, StartKind};
 pub use ring::Rings;
 

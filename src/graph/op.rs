@@ -5,6 +5,7 @@
 
 use super::apgd::ApgdRule;
 use super::hop;
+use super::nearest::Nearest;
 use crate::tensor::DType;
 use crate::threat::Norm;
 
@@ -417,6 +418,8 @@ pub enum Op {
     AdamStep { keep: [f32; 2] },
     /// `(x0, index, restart, length, seed)` -> `x0 + length * N(0,1)`, clipped to [0,1]; numbers as those of `Start`.
     Shake,
+    /// The steps of attacks that look for the nearest adversarial image.
+    Nearest(Nearest),
 
     /// `(v, g, w, hyper)` -> the next velocity `momentum * v + (g + weight_decay * w)`; `hyper [3]` is learning rate,
     /// momentum, weight decay. A velocity of zeros makes the first step PyTorch's `v = g`. `v` may be replaced in place.

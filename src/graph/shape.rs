@@ -448,6 +448,7 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             assert!(whole && *at(4) == Shape::fixed(&[3]), "{op:?}: index, restart and seed are i32");
             at(0).clone()
         }
+        Op::Nearest(nearest) => return nearest.infer(inputs),
         Op::SgdVelocity | Op::SgdStep { .. } => {
             count(4);
             f32s(&[0, 1, 2, 3]);

@@ -92,6 +92,7 @@ pub(crate) fn in_place_input(op: &Op) -> Option<usize> {
         Op::Hyperplane(Plane::FabStep { .. } | Plane::DeepFoolStep { .. } | Plane::Back { .. }) => Some(0),
         Op::SquareStep { .. } | Op::HopGather | Op::HopQuery { .. } => Some(0),
         Op::Tick { .. } | Op::Accumulate { .. } | Op::Momentum | Op::Moment { .. } | Op::AdamStep { .. } => Some(0),
+        Op::Nearest(nearest) => nearest.in_place(),
         _ => None,
     }
 }

@@ -113,6 +113,7 @@ fn op_text(op: &Op) -> String {
                 Op::PgdStep { norm } | Op::ApgdMove { norm } => format!(" {norm}"),
                 Op::SquareStart { norm } | Op::SquareStep { norm } => format!(" {norm}"),
                 Op::HopDistance { norm } | Op::HopQuery { norm } => format!(" {norm}"),
+                Op::Nearest(nearest) => format!(" {}", nearest.name()),
                 _ => String::new(),
             };
             kebab(&text[..end]) + &detail

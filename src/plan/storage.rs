@@ -92,6 +92,7 @@ fn in_network(op: &Op) -> bool {
             | Op::PgdStep { .. }
             | Op::ApgdState(_)
             | Op::ApgdMove { .. }
+            | Op::Nearest(_)
             | Op::SelectRows
             | Op::Hyperplane(_)
             | Op::SquareStart { .. }

@@ -3,8 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::curve::{DISTANCES, curve, spread};
 use super::{Facts, Inference};
 use crate::outcome::Outcome;
+use crate::threat::Goal;
 
 /// The object of an attack. Keys after `per_image` may grow in number; those before it never change.
 pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
@@ -47,6 +49,7 @@ pub fn attack_json(facts: &Facts, outcome: &Outcome) -> String {
 
 /// What came later to the contract.
 fn further(facts: &Facts, outcome: &Outcome) -> Value {
+    let nearest = matches!(outcome.goal, Goal::Nearest(_));
     json!({
         "forwards": outcome.cost.forwards,
         "backwards": outcome.cost.backwards,
@@ -58,10 +61,26 @@ fn further(facts: &Facts, outcome: &Outcome) -> Value {
         "extremes": outcome.extremes,
         "resumed": outcome.resumed,
         "rounded": outcome.rounded,
+        "curve": nearest.then(|| curve_json(facts, outcome)),
+        "distances": nearest.then(|| distances_json(outcome)),
+        "radii": facts.radii,
         "sources": facts.sources,
         "attack_seconds": outcome.attack_seconds,
         "targeted": outcome.targeted.map(|(hit, tried)| json!({"hit": hit, "tried": tried})),
     })
+}
+
+/// Radius and robust accuracy, point by point.
+fn curve_json(facts: &Facts, outcome: &Outcome) -> Value {
+    let point = |p: super::curve::Point| json!({"radius": p.radius, "robust": p.robust, "robust_accuracy": share(p.robust, outcome.images)});
+    curve(outcome, &facts.radii).into_iter().map(point).collect()
+}
+
+/// How far the broken images are in every distance; null where none is broken.
+fn distances_json(outcome: &Outcome) -> Value {
+    let one = |s: super::curve::Spread| json!({"median": s.median, "mean": s.mean, "largest": s.largest});
+    let keys = DISTANCES.map(|d| (d.name().to_string(), json!(spread(outcome, d).map(one))));
+    Value::Object(keys.into_iter().collect())
 }
 
 /// The object of an inference; `clean_accuracy` is null without labels.

@@ -1,6 +1,7 @@
 //! Reports: what was asked, what came out, what casts doubt on it; as text for people and JSON for programs.
 //! Must not know devices or the command line: every fact is handed in.
 
+mod curve;
 mod eval;
 mod json;
 pub mod page;
@@ -43,6 +44,8 @@ pub struct Facts {
     pub shard: Option<[usize; 2]>,
     /// Where the returned images were saved, as it was typed.
     pub saved: Option<String>,
+    /// Radii at which robust accuracy is wanted of an attack that looks for the nearest image; none: where the broken are.
+    pub radii: Vec<f64>,
     /// The command that gives the same numbers.
     pub repeat: String,
     /// Names of the models whose gradients were followed in place of the model's own.

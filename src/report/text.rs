@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 
+use super::curve::{DISTANCES, Point, curve, spread};
 use super::{Facts, Inference};
 use crate::outcome::Outcome;
-use crate::threat::{Distance, Norm};
+use crate::threat::{Distance, Goal, Norm};
 
 /// The report of an attack.
 pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
@@ -25,6 +26,9 @@ pub fn attack_text(facts: &Facts, outcome: &Outcome) -> String {
     if let Some(r) = &outcome.rounded {
         let rest = format!("as pictures of 256 levels; {} attacks undone, {} outside", r.undone, r.outside);
         lines.push(line("rounded", &columns(&accuracy(r.right, r.images), &rest)));
+    }
+    if matches!(outcome.goal, Goal::Nearest(_)) {
+        lines.extend(distances(facts, outcome));
     }
     let (forwards, backwards) = (outcome.cost.forwards, outcome.cost.backwards);
     lines.push(line("spent", &format!("{forwards} forward passes, {backwards} input gradients")));
@@ -119,28 +123,24 @@ fn distance(facts: &Facts, outcome: &Outcome) -> String {
     format!("largest distance {largest:.6} {sign} {eps:.6} + {tolerance:.1e}, {} NaN", outcome.non_finite)
 }
 
-/// `l2 distance of 120 broken images: median 0.112300, mean 0.140000, largest 0.600000, 0 NaN`.
+/// `120 of 128 images broken, largest l2 distance 0.600000, 0 NaN`.
 fn nearest(outcome: &Outcome) -> String {
-    let p = &outcome.per_image;
-    let measured: Vec<f64> = match outcome.goal.distance() {
-        Distance::L0 => p.l0.iter().map(|&v| v as f64).collect(),
-        Distance::Norm(Norm::Linf) => p.linf.clone(),
-        Distance::Norm(Norm::L2) => p.l2.clone(),
-        Distance::Norm(Norm::L1) => p.l1.clone(),
+    let broken = outcome.per_image.success.iter().filter(|s| **s).count();
+    let (name, largest, bad) = (outcome.goal.distance().name(), outcome.max_distance, outcome.non_finite);
+    format!("{broken} of {} images broken, largest {name} distance {largest:.6}, {bad} NaN", outcome.clean_correct)
+}
+
+/// How far the broken images are, in every distance, and robust accuracy by radius.
+fn distances(facts: &Facts, outcome: &Outcome) -> Vec<String> {
+    let far = |distance: Distance| {
+        let s = spread(outcome, distance)?;
+        let text = format!("median {:.6}, mean {:.6}, largest {:.6}", s.median, s.mean, s.largest);
+        Some(line(distance.name(), &format!("{text} of the broken images")))
     };
-    let mut found: Vec<f64> = measured.into_iter().zip(&p.success).filter(|(_, success)| **success).map(|(d, _)| d).collect();
-    found.sort_by(f64::total_cmp);
-    let (n, name) = (found.len(), outcome.goal.distance().name());
-    if n == 0 {
-        return format!("no image broken, {} NaN", outcome.non_finite);
-    }
-    let middle = 0.5 * (found[(n - 1) / 2] + found[n / 2]);
-    let mean = found.iter().sum::<f64>() / n as f64;
-    let largest = found[n - 1];
-    format!(
-        "{name} distance of {n} broken images: median {middle:.6}, mean {mean:.6}, largest {largest:.6}, {} NaN",
-        outcome.non_finite
-    )
+    let name = outcome.goal.distance().name();
+    let point =
+        |p: Point| line("within", &columns(&accuracy(p.robust, outcome.images), &format!("robust at {name} {:.6}", p.radius)));
+    DISTANCES.into_iter().filter_map(far).chain(curve(outcome, &facts.radii).into_iter().map(point)).collect()
 }
 
 fn length_text(distance: Distance, length: f64) -> String {

@@ -5,6 +5,7 @@ mod apgd;
 mod black_box;
 mod climb;
 mod fab;
+mod minimum;
 mod pgd;
 mod transfer;
 
@@ -36,7 +37,9 @@ pub struct Entry {
 
 /// Every attack, families in a reader's order.
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    [pgd::ENTRIES, fab::ENTRIES, apgd::ENTRIES, black_box::ENTRIES, climb::ENTRIES, transfer::ENTRIES].into_iter().flatten()
+    [pgd::ENTRIES, fab::ENTRIES, apgd::ENTRIES, black_box::ENTRIES, climb::ENTRIES, transfer::ENTRIES, minimum::ENTRIES]
+        .into_iter()
+        .flatten()
 }
 
 /// The attacks in words.

@@ -7,7 +7,7 @@ use super::super::attack_args::AttackArgs;
 use super::super::value::Preset;
 use super::Entry;
 use crate::attack::{Attack, AttackLoss, Kernel, Momentum};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const USES: &[&str] = &[
     "norm",
@@ -112,7 +112,14 @@ fn blurred(attack: &mut Momentum, official: bool) {
 
 /// The attack with the defaults of its preset, then what was typed.
 fn build(args: &AttackArgs, switch: fn(&mut Momentum, bool)) -> Result<Arc<dyn Attack>> {
-    let official = args.preset == Some(Preset::Official);
+    let official = match args.preset {
+        None | Some(Preset::Torchattacks) => false,
+        Some(Preset::Official) => true,
+        Some(Preset::Foolbox | Preset::Su2018) => {
+            return Err(Error::usage(format!("there is no such preset of `--attack {}`", args.name()))
+                .with_hint("use `--preset torchattacks` or `--preset official`"));
+        }
+    };
     let threat = args.threat_or(if official { 16.0 / 255.0 } else { 8.0 / 255.0 })?;
     let alpha = args.alpha()?.unwrap_or(if official { threat.eps / 10.0 } else { 2.0 / 255.0 });
     let base = Momentum::new(threat, alpha, args.steps.unwrap_or(10));

@@ -45,6 +45,7 @@ extern "C" void sincos(double, double*, double*) noexcept;
 static inline float exp10f(float v) { return (float)pow(10.0, (double)v); }
 static inline float rsqrtf(float v) { return (float)(1.0 / sqrt((double)v)); }
 static inline double rsqrt(double v) { return 1.0 / sqrt(v); }
+static inline double cospi(double v) { return cos(3.14159265358979323846 * v); }
 static inline bool isnan(float v) { return v != v; }
 static inline bool isnan(double v) { return v != v; }
 static inline bool isinf(float v) { return fabsf(v) == __builtin_inff(); }

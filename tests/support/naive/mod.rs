@@ -9,6 +9,7 @@ pub mod fft;
 mod hyperplane;
 mod loss;
 mod momentum;
+mod nearest;
 mod norm;
 mod optim;
 mod pointwise;
@@ -190,6 +191,7 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
         Op::KlGrad => climb::kl_grad(&args[0], &args[1]),
         Op::Moment { square, keep } => climb::moment(&args[0], &args[1], *square, *keep),
         Op::AdamStep { keep } => climb::adam(args, *keep),
+        Op::Nearest(nearest) => nearest::apply(*nearest, args),
 
         Op::SgdVelocity => optim::velocity(args),
         Op::SgdStep { nesterov } => optim::step(args, *nesterov),
