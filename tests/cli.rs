@@ -287,7 +287,7 @@ fn models() {
     let row = table.lines().find(|l| l.starts_with("resnet20-cifar10 ")).expect("a row");
     let columns: Vec<&str> = row.split_whitespace().collect();
     // As golden/architectures.json counts a ResNet-20 with projections.
-    assert_eq!(columns, ["resnet20-cifar10", "resnet", "3x32x32", "10", "272474", "-"]);
+    assert_eq!(columns, ["resnet20-cifar10", "resnet", "3x32x32", "10", "272474", "41", "-"]);
     let card = fs::read_to_string(crate::support::root().join("models/resnet20-cifar10.toml")).expect("a card");
     assert_eq!(f.ok("models resnet20-cifar10").stdout, card);
     assert_eq!(f.ok("models tiny.toml").stdout, fixture::card(10));
