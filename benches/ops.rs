@@ -7,6 +7,8 @@ mod cards;
 mod conv;
 #[path = "ops/gemm.rs"]
 mod gemm;
+#[path = "ops/hop.rs"]
+mod hop;
 #[path = "ops/layout.rs"]
 mod layout;
 #[path = "ops/loss.rs"]
@@ -41,7 +43,7 @@ use work::{Roof, copy_bandwidth};
 /// Gives the ops of a stem their name and shape.
 type Describe = fn(&Site) -> Option<(&'static str, String)>;
 
-const STEMS: [Describe; 8] = [
+const STEMS: [Describe; 9] = [
     conv::describe,
     gemm::describe,
     norm::describe,
@@ -50,6 +52,7 @@ const STEMS: [Describe; 8] = [
     loss::describe,
     pgd::describe,
     layout::describe,
+    hop::describe,
 ];
 
 const SAMPLES: usize = 10;

@@ -33,6 +33,10 @@ const PLANS: &[Row] = &[
     Row::new("attack.resnet18", &[F32, Bf16], |p| attack("resnet18-cifar10", p)),
     Row::new("attack.vgg16", &[F32, Bf16], |p| attack("vgg16-bn-cifar10", p)),
     Row::new("attack.resnet50", &[F32, Bf16], |p| attack("resnet50", p)),
+    Row::new("square.linf", &[F32, Bf16], |p| sketched(&square(Norm::Linf), p)),
+    Row::new("square.l2", &[F32], |p| sketched(&square(Norm::L2), p)),
+    Row::new("square.l1", &[F32], |p| sketched(&square(Norm::L1), p)),
+    Row::new("hop-skip-jump.l2", &[F32], |p| sketched(&petard::attack::HopSkipJump::new(Norm::L2), p)),
     Row::new("train.resnet8", &[F32, Bf16], |p| training("resnet8-cifar10", p)),
     Row::new("train.resnet18", &[F32, Bf16], |p| training("resnet18-cifar10", p)),
     Row::new("attack.wrn34", &[F32, Bf16], |p| attack("wrn-34-10-cifar10", p)).full(),
@@ -252,6 +256,17 @@ fn attack(card: &str, precision: Precision) -> Result<Plan> {
     let pgd = Pgd::new(ThreatModel::linf(8.0 / 255.0), 2.0 / 255.0, 10);
     let (graph, values) = pgd.step_graph(&card, true);
     compile_for(&graph, &values.segments(), batch(&card), precision)
+}
+
+fn square(norm: Norm) -> petard::attack::Square {
+    petard::attack::Square::new(ThreatModel::new(norm, 0.5))
+}
+
+/// An attack on a small network, as `petard attack` plans it.
+fn sketched(attack: &dyn petard::Attack, precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let (graph, segments) = attack.sketch(&petard::attack::Net::of(&card, false));
+    compile_for(&graph, &segments, batch(&card), precision)
 }
 
 /// A step of adversarial training, as `petard train` plans it.

@@ -1,7 +1,7 @@
 //! Which ops are measured: every distinct one that an attack on, or a training step of, the shipped networks runs.
 //! Must not know how an op is run or timed.
 
-use petard::graph::{Graph, Loss, Op, Role, Value, vjp};
+use petard::graph::{Graph, Loss, Op, Role, Value, hop, vjp};
 use petard::nn::{self, ModelCard};
 use petard::session::image_input;
 use petard::tensor::{DType, Shape};
@@ -134,6 +134,10 @@ fn attack_graph(card: &ModelCard) -> Graph {
     for norm in [Norm::Linf, Norm::L2, Norm::L1] {
         g.push(Op::PgdStep { norm }, &[x, x0, grad, alpha, eps]);
     }
+    g.push(Op::HopDistance { norm: Norm::L2 }, &[x, x0]);
+    let sums = g.input("sums", Shape::per_image(&[2, card.input.iter().product()]), DType::F32);
+    let state = g.input("state", Shape::per_image(&[hop::LEN]), DType::F32);
+    g.push(Op::HopGather, &[sums, x, x0, state]);
     g
 }
 
