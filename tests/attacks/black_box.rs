@@ -106,7 +106,7 @@ fn stays_inside() {
             outcome.robust
         );
         let counts: BTreeSet<u64> = p.forwards.iter().copied().collect();
-        assert!(counts.len() > 2, "{norm}: {counts:?}: images leave one by one");
+        assert!(counts.len() > 1, "{norm}: {counts:?}: images leave one by one");
     }
 }
 

@@ -205,7 +205,8 @@ fn steps_as_defined(norm: Norm, hwc: [usize; 3]) -> Result<(), String> {
             }
             let original: Vec<f32> = x0.iter().map(|&v| v as f32).collect();
             assert!(p.square.threat.contains(&original, image), "image {n}: {}", p.square.threat.distance(&original, image));
-            assert!(image.iter().zip(best).any(|(a, b)| f64::from(*a) != *b), "image {n}: nothing was proposed");
+            // A window of one pixel may meet one that the box holds.
+            assert!(side == 1 || image.iter().zip(best).any(|(a, b)| f64::from(*a) != *b), "image {n}: nothing was proposed");
         }
     }
     Ok(())
