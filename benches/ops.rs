@@ -9,6 +9,8 @@ mod conv;
 mod fft;
 #[path = "ops/gemm.rs"]
 mod gemm;
+#[path = "ops/hop.rs"]
+mod hop;
 #[path = "ops/hyperplane.rs"]
 mod hyperplane;
 #[path = "ops/layout.rs"]
@@ -65,6 +67,7 @@ const STEMS: &[Describe] = &[
     hyperplane::describe,
     minimum::describe,
     search::describe,
+    hop::describe,
 ];
 
 const SAMPLES: usize = 10;

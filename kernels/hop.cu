@@ -91,8 +91,7 @@ struct State {
             take(distance, true);
             go(BLEND, 1.0f / BLENDS);
         } else if (phase == NOISE) {
-            if (s[COUNT] >= NOISES) s[PHASE] = (float)DONE;
-            s[COUNT] += 1.0f;
+            s[s[COUNT] >= NOISES ? PHASE : COUNT] = s[COUNT] >= NOISES ? (float)DONE : s[COUNT] + 1.0f;
         } else if (hit && (phase == GIVEN || phase == BLEND || phase == STEP)) {
             take(distance, true);
             bisect(distance);

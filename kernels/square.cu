@@ -10,7 +10,7 @@
 //   limits     y may be x0;  0 <= restart < 2^16
 //   order      L1: sums over an image by Team
 //   source     Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049
-//   twins      src/gpu/square.rs  src/cpu/square.rs  tests/kernels/square.rs  benches/ops/square.rs
+//   twins      src/gpu/square.rs  src/cpu/square.rs  tests/kernels/square.rs
 //
 //   computes   square_control: the state of an image after a query: queries made, best loss, broken, better
 //   shapes     y, state : [N, 4] f32;  loss, fooled : [N]
@@ -163,20 +163,17 @@ void square_step_linf(float* y, const float* x, const float* best, const float* 
     }
     if (!moves) return;
     y += row, best += row, x0 += row;
-    if (made > 1) {
-        const Query last(Stream(words(seed), index[image], made - 1, DRAW_SQUARE, restart[image]), schedule, entries, made - 1, h, w);
-        for (int t = Block::rank(); t < last.side * last.side * C; t += THREADS) {
-            const int e = last.element(t, w);
-            y[e] = best[e];
+    // The window of the last query first, which becomes as it was.
+    for (int number = made > 1 ? made - 1 : made; number <= made; number++) {
+        const Query q(Stream(words(seed), index[image], number, DRAW_SQUARE, restart[image]), schedule, entries, number, h, w);
+        for (int t = Block::rank(); t < q.side * q.side * C; t += THREADS) {
+            const int e = q.element(t, w);
+            const float low = __fadd_rn(x0[e], -radius), high = __fadd_rn(x0[e], radius);
+            const float colour = __fmul_rn(__fmul_rn(2.0f, radius), sign(q.stream, SIGNS + e % C));
+            const float moved = clamp_keep_nan(clamp_keep_nan(__fadd_rn(best[e], colour), low, high), 0.0f, 1.0f);
+            y[e] = number < made ? best[e] : moved;
         }
-        __syncthreads();
-    }
-    const Query next(Stream(words(seed), index[image], made, DRAW_SQUARE, restart[image]), schedule, entries, made, h, w);
-    for (int t = Block::rank(); t < next.side * next.side * C; t += THREADS) {
-        const int e = next.element(t, w);
-        const float low = __fadd_rn(x0[e], -radius), high = __fadd_rn(x0[e], radius);
-        const float moved = __fadd_rn(best[e], __fmul_rn(__fmul_rn(2.0f, radius), sign(next.stream, SIGNS + e % C)));
-        y[e] = clamp_keep_nan(clamp_keep_nan(moved, low, high), 0.0f, 1.0f);
+        __syncthreads(); // the windows may overlap
     }
 }
 

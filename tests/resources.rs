@@ -53,6 +53,10 @@ const PLANS: &[Row] = &[
     Row::new("apgd.l1", &[F32], |p| apgd(Norm::L1, p)),
     Row::new("transfer.resnet8", &[F32, Bf16], transfer),
     Row::new("climb.resnet8", &[F32, Bf16], climb),
+    Row::new("square.linf", &[F32, Bf16], |p| sketched(&square(Norm::Linf), p)),
+    Row::new("square.l2", &[F32], |p| sketched(&square(Norm::L2), p)),
+    Row::new("square.l1", &[F32], |p| sketched(&square(Norm::L1), p)),
+    Row::new("hop-skip-jump.l2", &[F32], |p| sketched(&petard::attack::HopSkipJump::new(Norm::L2), p)),
     Row::new("train.resnet8", &[F32, Bf16], |p| training("resnet8-cifar10", p)),
     Row::new("train.resnet18", &[F32, Bf16], |p| training("resnet18-cifar10", p)),
     Row::new("attack.alexnet", &[F32, Bf16], |p| attack("alexnet-original", p)),
@@ -350,6 +354,17 @@ fn climb(precision: Precision) -> Result<Plan> {
 fn nearest(attack: &dyn Attack, precision: Precision) -> Result<Plan> {
     let card = ModelCard::find("resnet8-cifar10")?;
     let (graph, segments) = attack.sketch(&Net::of(&card, true));
+    compile_for(&graph, &segments, batch(&card), precision)
+}
+
+fn square(norm: Norm) -> petard::attack::Square {
+    petard::attack::Square::new(ThreatModel::new(norm, 0.5))
+}
+
+/// An attack on a small network, as `petard attack` plans it.
+fn sketched(attack: &dyn petard::Attack, precision: Precision) -> Result<Plan> {
+    let card = ModelCard::find("resnet8-cifar10")?;
+    let (graph, segments) = attack.sketch(&petard::attack::Net::of(&card, false));
     compile_for(&graph, &segments, batch(&card), precision)
 }
 

@@ -2,7 +2,7 @@
 //! Must not know how an op is run or timed.
 
 use petard::graph::nearest::column;
-use petard::graph::{ApgdRule, Follow, Graph, Loss, Nearest, Objective, Op, Plane, Role, Search, Value, vjp};
+use petard::graph::{ApgdRule, Follow, Graph, Loss, Nearest, Objective, Op, Plane, Role, Search, Value, hop, vjp};
 use petard::nn::{self, ModelCard};
 use petard::session::image_input;
 use petard::tensor::{DType, Shape};
@@ -143,6 +143,10 @@ fn attack_graph(card: &ModelCard) -> Graph {
     g.push(Op::Hyperplane(fool), &[x, grad, alpha, eps]);
     g.push(Op::Hyperplane(Plane::Distance { norm: Norm::L2 }), &[alpha, grad]);
     nearest_ops(&mut g, [x, x0, grad, logits, alpha, label]);
+    g.push(Op::HopDistance { norm: Norm::L2 }, &[x, x0]);
+    let sums = g.input("sums", Shape::per_image(&[2, card.input.iter().product()]), DType::F32);
+    let state = g.input("state", Shape::per_image(&[hop::LEN]), DType::F32);
+    g.push(Op::HopGather, &[sums, x, x0, state]);
     g
 }
 

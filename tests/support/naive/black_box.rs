@@ -43,9 +43,9 @@ pub fn gather(args: &[Arg]) -> Vec<f64> {
         if code.abs() == 2.0 {
             sums.fill(0.0);
         }
-        for e in 0..len {
-            sums[e] += code.signum() * f64::from(u8::from(code != 0.0)) * (q[e] - x[e]);
-            sums[len + e] += if code == 0.0 { 0.0 } else { q[e] - x[e] };
+        for (e, moved) in q.iter().zip(x).map(|(q, x)| q - x).enumerate().filter(|_| code != 0.0) {
+            sums[e] += code.signum() * moved;
+            sums[len + e] += moved;
         }
     }
     out
