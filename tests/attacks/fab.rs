@@ -128,7 +128,9 @@ fn linear_model() {
                 }
                 judged += 1;
                 // Sums in f32 of 3072 terms up to 7, of around 100 on the way: logits are known to some 5e-5 of such gaps.
-                let (low, high) = (want * least * (1.0 - 5e-4), want * most * (1.0 + 5e-4));
+                // A pixel is rounded to f32, which the largest change shows.
+                let ulp = 2f64.powi(-24);
+                let (low, high) = (want * least * (1.0 - 5e-4) - ulp, want * most * (1.0 + 5e-4) + ulp);
                 assert!(p.success[i] && (low..=high).contains(&got), "{attack:?}: image {i} at {got}, the boundary at {want}");
             }
             assert!(judged >= 8, "only {judged} images are far enough from a boundary");
@@ -253,9 +255,10 @@ fn no_large_buffer() {
             graph.nodes().iter().filter(|n| matches!(n.op, Op::NormaliseGrad { .. } | Op::Conv2dGradInput { .. })).count();
         (compile(&graph, &segments, 8).expect("a plan").arena_bytes(), count)
     };
-    let ((two, few), (nine, many)) = (bytes(2), bytes(9));
-    assert!(many > 4 * few, "{few} and {many} gradients");
-    assert!(nine < two + 8 * 3072 * 4, "{two} bytes for two candidates, {nine} for nine");
+    // From three on: two gradients and the one in the making.
+    let ((three, few), (nine, many)) = (bytes(3), bytes(9));
+    assert!(many > 2 * few, "{few} and {many} gradients");
+    assert!(nine < three + 8 * 3072 * 4 / 2, "{three} bytes for three candidates, {nine} for nine");
 }
 
 fn refusals() {
