@@ -80,12 +80,7 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
     ("pgd.cu", "stream.bits((u32)elems)", "stream.bits((u32)elems - 1)", "pgd::start.l1.3x5.c3::emulated-fast"),
     ("lib/rng.cuh", "c1 ^ k0", "c1 ^ k1", "pgd::start.linf.1x1.c1::emulated-fast"),
     ("lib/rng.cuh", "q == 2 ? -s : -c", "q == 2 ? -s : c", "pgd::start.l2.3x5.c3::emulated-fast"),
-    (
-        "hyperplane.cu",
-        "level * rate < room(w, from)",
-        "level * rate <= 2.0 * room(w, from)",
-        "hyperplane::nearest_point.linf::emulated-fast",
-    ),
+    ("hyperplane.cu", "return fmin(level, far);", "return level;", "hyperplane::nearest_point.linf::emulated-fast"),
     (
         "hyperplane.cu",
         "up(w) ? 1.0 - (double)from : (double)from",

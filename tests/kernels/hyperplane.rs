@@ -179,7 +179,7 @@ fn step_problem(
     let elems: usize = hwc.iter().product();
     let [x, x0, w] = images(&mut g, ["x", "x0", "w"], hwc);
     let f = row(&mut g, "f");
-    let pixel = |rng: &mut Rng, i: usize| if i % 6 == 0 { (i / 6 % 2) as f64 } else { f64::from(rng.unit() as f32) };
+    let pixel = |rng: &mut Rng, i: usize| if i.is_multiple_of(6) { (i / 6 % 2) as f64 } else { f64::from(rng.unit() as f32) };
     let original: Vec<f64> = (0..n * elems).map(|i| pixel(&mut rng, i)).collect();
     let moved = original.iter().map(|v| f64::from((v + 0.02 * rng.unit() - 0.01).clamp(0.0, 1.0) as f32)).collect();
     let slopes: Vec<f64> = (0..n * elems).map(|i| f64::from(slope(&mut rng, i) as f32)).collect();
@@ -198,7 +198,7 @@ fn nearest_point(norm: Norm, seed: u64, card: Option<Card>) -> Result<(), String
     let (n, elems) = (4, hwc.iter().product::<usize>());
     let plane = Plane::FabStep { norm, eta: 1.0, alpha_max: 0.0 };
     // Halves make ties, and zeros.
-    let slope = |rng: &mut Rng, _: usize| if seed % 2 == 0 { rng.normal() } else { (2.0 * rng.normal()).round() / 2.0 };
+    let slope = |rng: &mut Rng, _: usize| if seed.is_multiple_of(2) { rng.normal() } else { (2.0 * rng.normal()).round() / 2.0 };
     let (g, [x, next], given) = step_problem(plane, hwc, n, 100 + seed, slope);
     let got = match card {
         Some(card) => direct::run(&g, &[next], n, &given, card)?.remove(0),
