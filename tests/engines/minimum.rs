@@ -15,12 +15,12 @@ pub fn trials() -> Vec<Trial> {
     let one =
         |name: &str, make: fn() -> Arc<dyn Attack>| on_a_card(format!("engines::minimum.{name}"), move || as_on_the_cpu(&make()));
     let mut all = vec![
-        one("cw", || Arc::new(Cw { steps: 5, search_steps: 2, initial_const: 1.0, ..Cw::new() })),
-        one("ead", || Arc::new(Ead { steps: 5, search_steps: 2, initial_const: 1.0, ..Ead::new() })),
+        one("cw", || Arc::new(Cw { steps: 6, search_steps: 2, lr: 0.08, initial_const: 20.0, ..Cw::new() })),
+        one("ead", || Arc::new(Ead { steps: 4, search_steps: 2, lr: 0.08, initial_const: 20.0, ..Ead::new() })),
         one("ddn", || Arc::new(Ddn { steps: 8, ..Ddn::new() })),
-        one("fmn_linf", || Arc::new(Fmn { steps: 8, ..Fmn::new(Distance::Norm(Norm::Linf)) })),
-        one("fmn_l1", || Arc::new(Fmn { steps: 8, ..Fmn::new(Distance::Norm(Norm::L1)) })),
-        one("fmn_l0", || Arc::new(Fmn { steps: 8, ..Fmn::new(Distance::L0) })),
+        one("fmn_linf", || Arc::new(Fmn { steps: 6, ..Fmn::new(Distance::Norm(Norm::Linf)) })),
+        one("fmn_l1", || Arc::new(Fmn { steps: 6, ..Fmn::new(Distance::Norm(Norm::L1)) })),
+        one("fmn_l0", || Arc::new(Fmn { steps: 14, gamma: 0.9, lr: 10.0, ..Fmn::new(Distance::L0) })),
     ];
     all.push(on_a_card("engines::minimum.bf16".to_string(), bf16));
     all

@@ -110,7 +110,7 @@ fn after_round(s: &Search, judged: &[f64], margin: f64, z: &[f64], objective: f6
     }
     let loss = objective + t[CONSTANT] * f64::max(-margin, -f64::from(s.kappa));
     let mut ends = t[STEP] as usize + 1 == s.steps;
-    if s.abort && t[STEP] as usize % (s.steps / 10).max(1) == 0 {
+    if s.abort && (t[STEP] as usize).is_multiple_of((s.steps / 10).max(1)) {
         ends |= loss > 0.9999 * t[BEFORE];
         t[BEFORE] = loss;
     }
