@@ -185,18 +185,18 @@ void apgd_linf(float* y, const float* x, const float* __restrict__ x0, const flo
 
 DEV double clamp_unit(double v) { return v < 0.0 ? 0.0 : v > 1.0 ? 1.0 : v; }
 
-extern "C" __global__ __launch_bounds__(THREADS)
+// 64 registers a thread: with fewer it spills.
+extern "C" __global__ __launch_bounds__(THREADS, 1024 / THREADS)
 void apgd_l2(float* y, const float* x, const float* __restrict__ x0, const float* __restrict__ g, const float* __restrict__ state,
              const float* __restrict__ old, int elems) {
     const i64 row = (i64)blockIdx.x * elems;
-    y += row, x += row, x0 += row, g += row, old += row;
     const float* s = state + (i64)blockIdx.x * STATE;
-    const double eps = s[RADIUS], eta = s[STEP], momentum = s[MOMENTUM];
+    const float eps = s[RADIUS], momentum = s[MOMENTUM];
     const auto length = [&](auto part) {
         double sum = 0.0;
 #pragma unroll(VEC == 4 ? 1 : 4)
         for (int i = Block::rank() * VEC; i < elems; i += THREADS * VEC) {
-            const Pack a = load(x + i), b = load(x0 + i), c = load(g + i), d = load(old + i);
+            const Pack a = load(x + row + i), b = load(x0 + row + i), c = load(g + row + i), d = load(old + row + i);
 #pragma unroll
             for (int k = 0; k < VEC; k++) {
                 const double v = part(a.v[k], b.v[k], c.v[k], d.v[k]);
@@ -206,20 +206,21 @@ void apgd_l2(float* y, const float* x, const float* __restrict__ x0, const float
         return sqrt(Block::sum(sum));
     };
     // Written so that a NaN length falls through to the quotient.
-    const auto fits = [&](double length) { return length <= eps ? 1.0 : eps / length; };
-    const double factor = eta / (length([](float, float, float g, float) { return (double)g; }) + 1e-12);
+    const auto fits = [&](double length) { return length <= (double)eps ? 1.0 : (double)eps / length; };
+    const double factor = (double)s[STEP] / (length([](float, float, float g, float) { return (double)g; }) + 1e-12);
     const auto first = [&](double x, double x0, double g) { return x + factor * g - x0; };
     const double inner = fits(length([&](float x, float x0, float g, float) { return first(x, x0, g); }));
     const auto second = [&](double x, double x0, double g, double old) {
         const double z = clamp_unit(x0 + first(x, x0, g) * inner);
-        return momentum == 0.0 ? z - x0 : x + (z - x) * (1.0 - momentum) + (x - old) * momentum - x0;
+        const double m = momentum;
+        return m == 0.0 ? z - x0 : x + (z - x) * (1.0 - m) + (x - old) * m - x0;
     };
     const double outer = fits(length([&](float x, float x0, float g, float old) { return second(x, x0, g, old); }));
     for (int i = Block::rank() * VEC; i < elems; i += THREADS * VEC) {
-        const Pack a = load(x + i), b = load(x0 + i), c = load(g + i), d = load(old + i);
+        const Pack a = load(x + row + i), b = load(x0 + row + i), c = load(g + row + i), d = load(old + row + i);
         Pack to;
 #pragma unroll
         for (int k = 0; k < VEC; k++) to.v[k] = (float)clamp_unit((double)b.v[k] + second(a.v[k], b.v[k], c.v[k], d.v[k]) * outer);
-        *(Pack*)(y + i) = to;
+        *(Pack*)(y + row + i) = to;
     }
 }

@@ -20,8 +20,11 @@ use crate::emulated::{Build, Emulated, Profile, Schedule};
 use crate::support::engine::on_a_card;
 use crate::support::{Rng, cifar10, ignored, shared, trial};
 
+/// An attack of the reference with its defaults.
+type Make = fn(ThreatModel) -> Apgd;
+
 /// Entries of the references: name, norm, radius, attack.
-const GOLDEN: [(&str, Norm, f64, fn(ThreatModel) -> Apgd); 5] = [
+const GOLDEN: [(&str, Norm, f64, Make); 5] = [
     ("apgd_ce_linf_eps8", Norm::Linf, 8.0 / 255.0, Apgd::new),
     ("apgd_dlr_linf_eps8", Norm::Linf, 8.0 / 255.0, Apgd::dlr),
     ("apgd_t_linf_eps8", Norm::Linf, 8.0 / 255.0, Apgd::targeted),

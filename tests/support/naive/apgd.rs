@@ -156,19 +156,20 @@ fn turn(rule: &ApgdRule, r: &mut Row, loss: f64, fooled: bool, eps: f64, (differ
 
 /// `(x, x0, g, state)`, in L-inf and L2 also `(old)`.
 pub fn step(args: &[Arg], norm: Norm) -> Vec<f64> {
-    let rows = args[0].images().zip(args[1].images()).zip(args[2].images()).enumerate();
-    let one = |(n, ((x, x0), g)): (usize, ((&[f64], &[f64]), &[f64]))| {
-        let r = Row::read(args[3].images().nth(n).expect("a row"));
+    let image = |k: usize, n: usize| args[k].images().nth(n).expect("an image");
+    let one = |n: usize| {
+        let (x, x0, g) = (image(0, n), image(1, n), image(2, n));
+        let r = Row::read(image(3, n));
         let into = |v: Vec<f64>| into(norm, x0, v, r.radius);
         let way = direction(norm, g, r.top);
         let z = into((0..x.len()).map(|i| x[i] + r.step * way[i]).collect());
         if norm == Norm::L1 || r.momentum == 0.0 {
             return z;
         }
-        let old = args[4].images().nth(n).expect("an image");
+        let old = image(4, n);
         into((0..x.len()).map(|i| x[i] + (z[i] - x[i]) * (1.0 - r.momentum) + (x[i] - old[i]) * r.momentum).collect())
     };
-    rows.flat_map(one).collect()
+    (0..args[0].images().count()).flat_map(one).collect()
 }
 
 fn direction(norm: Norm, g: &[f64], top: f64) -> Vec<f64> {
