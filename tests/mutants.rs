@@ -58,7 +58,7 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
         "momentum::diversify.shrink.32x32.c3::emulated-fast",
     ),
     ("diverse.cu", "if (at == i) f(to, weight);", "f(to, weight);", "momentum::diversify.grow.10x10.c1::emulated-fast"),
-    ("diverse.cu", "REACH = 6;", "REACH = 1;", "momentum::diversify.double.17x33.c2::emulated-fast"),
+    ("diverse.cu", "REACH = 6;", "REACH = 0;", "momentum::diversify.double.17x33.c2::emulated-fast"),
     ("diverse.cu", "from >= 0 && from < h", "from > 0 && from < h", "momentum::blur15.3x5.c3::emulated-fast"),
     (
         "diverse.cu",
