@@ -79,7 +79,9 @@ fn agrees(golden: &Path, file: &str, card: &str, stem: &str, images: &Path, entr
     };
     let set = first_images(images, 256);
     let given = Given::default();
-    let outcome = attack::run(&device(2), &model, &set, &Job::new(described(entry), 64), &given, hooks).expect("the attack runs");
+    // Signs of small gradients hang on the last bits: on direct kernels where they are compared.
+    let job = Job { exact: off == 2.0, ..Job::new(described(entry), 64) };
+    let outcome = attack::run(&device(2), &model, &set, &job, &given, hooks).expect("the attack runs");
     let want = reference["robust_accuracy"].as_f64().expect("a share") * 256.0;
     assert_eq!(outcome.clean_correct as u64, reference["clean_correct"].as_u64().expect("a count"), "clean accuracy");
     assert!((outcome.robust as f64 - want).abs() <= off, "{} images robust, the reference has {want}", outcome.robust);
@@ -87,7 +89,9 @@ fn agrees(golden: &Path, file: &str, card: &str, stem: &str, images: &Path, entr
     let p = &outcome.per_image;
     let broken: Vec<f64> = (0..256).filter(|&i| p.clean_prediction[i] == p.label[i] && !p.robust[i]).map(|i| p.l2[i]).collect();
     let (mean, theirs) = (broken.iter().sum::<f64>() / broken.len() as f64, reference["l2"]["mean"].as_f64().expect("a mean"));
-    assert!((mean / theirs - 1.0).abs() < 0.01, "mean L2 of the broken images {mean}, the reference has {theirs}");
+    // Where the library draws once for all images of a batch, its mean hangs on ten coins.
+    let apart = if off == 2.0 { 0.01 } else { 0.03 };
+    assert!((mean / theirs - 1.0).abs() < apart, "mean L2 of the broken images {mean}, the reference has {theirs}");
     if off == 2.0 {
         stored(&golden.join(format!("{stem}.safetensors")), entry, &returned, &outcome);
     }
