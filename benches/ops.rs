@@ -16,6 +16,8 @@ mod meter;
 mod naive;
 #[path = "ops/norm.rs"]
 mod norm;
+#[path = "ops/objective.rs"]
+mod objective;
 #[path = "ops/oracle.rs"]
 mod oracle;
 #[path = "ops/pgd.rs"]
@@ -41,13 +43,14 @@ use work::{Roof, copy_bandwidth};
 /// Gives the ops of a stem their name and shape.
 type Describe = fn(&Site) -> Option<(&'static str, String)>;
 
-const STEMS: [Describe; 8] = [
+const STEMS: [Describe; 9] = [
     conv::describe,
     gemm::describe,
     norm::describe,
     pool::describe,
     pointwise::describe,
     loss::describe,
+    objective::describe,
     pgd::describe,
     layout::describe,
 ];

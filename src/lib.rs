@@ -36,9 +36,9 @@
 //! | 4 | [`data`] | data sets in, adversarial sets out |
 //! | 4 | [`outcome`] | what an attack found, and what casts doubt on it |
 //! | 5 | [`attack`] | gradient attacks and the run around them |
-//! | 5 | [`train`] | the loop; a step and its attack as one plan: `engine`; what decides a result: `config`, `recipe`, `schedule`, `augment`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
+//! | 5 | [`train`] | the loop; a step and its attack as one graph: `step`, bound: `engine`; what decides a result: `config`, `recipe`, `form`, `tricks`, `classes`, `schedule`, `augment`, `mix`; a batch: `learn`, `margins`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
 //! | 6 | [`report`] | `text` for people and `json` for programs, over the same facts |
-//! | 7 | [`cli`] | a file a command: `attack`, `infer`, `train`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `attack_args`, `value`; where results go: `output`, `progress`; Ctrl-C: `stop` |
+//! | 7 | [`cli`] | a file a command: `attack`, `infer`, `train`, `dataset`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `attack_args`, `train_args`, `train_settings`, `value`; where results go: `output`, `progress`; Ctrl-C: `stop` |
 //!
 //! # Invariants
 //!

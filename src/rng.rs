@@ -22,6 +22,8 @@ pub enum Purpose {
     Augment = 6,
     /// Initial weights; the position of the tensor takes the place of the image.
     Init = 7,
+    /// How images of a training batch are mixed.
+    Mix = 8,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.
@@ -113,6 +115,13 @@ pub fn start_sign(a: f32, stream: &Stream, x0: &[f32], out: &mut [f32]) {
     stream.with(Purpose::Start).fill_normal(out);
     out.iter_mut().for_each(|v| *v = if *v == 0.0 { 0.0 } else { a.copysign(*v) });
     add_clipped(x0, out);
+}
+
+/// The start of TRADES and MART (Zhang et al. 2019): `x0 + sigma * N(0,1)`, not clipped; one image in CHW order.
+pub fn start_normal(sigma: f32, stream: &Stream, x0: &[f32], out: &mut [f32]) {
+    assert_eq!(x0.len(), out.len(), "start: image and result differ in length");
+    stream.with(Purpose::Start).fill_normal(out);
+    out.iter_mut().zip(x0).for_each(|(v, &x)| *v = x + sigma * *v);
 }
 
 /// A class below `classes` other than `not`, each equally likely. Purpose `Class` of `stream`, element 0.

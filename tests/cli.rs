@@ -2,6 +2,7 @@
 //! Must not look inside the library, except to make a tiny model and to read back what was written.
 
 mod bad_input;
+mod dataset;
 mod fixture;
 mod kernel;
 mod memory;
@@ -25,7 +26,7 @@ const ATTACK_KEYS: &str = "schema model data images clean_accuracy robust_accura
 const INFER_KEYS: &str = "schema model data images clean_accuracy device precision seconds images_per_second per_image";
 
 pub fn trials() -> Vec<Trial> {
-    let help = ["", "attack", "infer", "train", "plan", "models", "devices", "kernel", "completions"];
+    let help = ["", "attack", "infer", "train", "plan", "models", "devices", "kernel", "completions", "dataset"];
     let help = help.into_iter().map(|command| {
         let name = if command.is_empty() { "petard" } else { command };
         trial(format!("cli::help.{name}"), move || help_text(command, name))
@@ -49,7 +50,8 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    let others = bad_input::trials().into_iter().chain(kernel::trials()).chain([memory::trial_of_peak()]);
+    let others =
+        bad_input::trials().into_iter().chain(dataset::trials()).chain(kernel::trials()).chain([memory::trial_of_peak()]);
     help.chain(own).chain(readme()).chain(others).collect()
 }
 

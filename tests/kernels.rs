@@ -8,10 +8,13 @@ mod direct;
 mod dropout;
 mod gemm;
 mod halves;
+mod head;
 mod layout;
 mod loss;
 mod norm;
+mod objective;
 mod optim;
+mod perturb;
 mod pgd;
 mod pointwise;
 mod pool;
@@ -97,7 +100,14 @@ pub struct Probe<'a> {
 pub fn trials() -> Vec<Trial> {
     let stems = [conv::cases, gemm::cases, layout::cases, loss::cases, norm::cases, pgd::cases, pointwise::cases, pool::cases];
     let mut trials = halves::trials();
-    for case in stems.into_iter().flat_map(|cases| cases()).chain(dropout::cases()).chain(optim::cases()).chain(rows::cases()) {
+    for case in stems
+        .into_iter()
+        .flat_map(|cases| cases())
+        .chain(dropout::cases())
+        .chain(optim::cases())
+        .chain(rows::cases())
+        .chain(trained())
+    {
         for isa in Isa::available() {
             let case = case.clone();
             trials.push(trial(format!("{}::{}", case.name, isa_name(isa)), move || {
@@ -116,8 +126,13 @@ pub fn trials() -> Vec<Trial> {
     }
     trials.extend(conv_half::trials());
     let alone = [augment::trials, dropout::trials, loss::trials, optim::trials, pgd::trials, rows::trials];
-    trials.extend(alone.into_iter().flat_map(|list| list()));
+    trials.extend(alone.into_iter().flat_map(|list| list()).chain(objective::trials()));
     trials
+}
+
+/// What only training runs.
+fn trained() -> Vec<Case> {
+    [head::cases(), objective::cases(), perturb::cases()].concat()
 }
 
 /// Every fill against the definition, then the same bits again, in other places of the batch and in another batch.
@@ -341,6 +356,8 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
             // Learning rate, momentum, weight decay; the decay of an average.
             ("hyper", _) => [0.1f32, 0.9, 5e-4].map(f64::from).to_vec(),
             ("decay", _) => vec![f64::from(0.999f32)],
+            ("gamma", _) => vec![f64::from(0.01f32)],
+            ("share", _) => (0..n).map(|_| f64::from((2.0 * rng.unit() - 0.5) as f32)).collect(),
             ("alpha" | "eps", _) => (0..n).map(|_| f64::from((0.01 + 0.1 * rng.unit()) as f32)).collect(),
             (name, _) if name.ends_with("var") => (0..n).map(|_| f64::from((0.5 + rng.unit()) as f32)).collect(),
             ("stats", _) => {

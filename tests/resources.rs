@@ -259,7 +259,7 @@ fn training(card: &str, precision: Precision) -> Result<Plan> {
     let card = ModelCard::find(card)?;
     let batch = batch(&card);
     let crafting = train::Recipe::PgdAt.crafting(ThreatModel::linf(8.0 / 255.0));
-    let form = Form { crafting, smoothing: 0.0, nesterov: true, averaged: true, batch, seed: 0 };
+    let form = Form { crafting, nesterov: true, averaged: true, batch, ..Form::default() };
     let (graph, segments) = step_graph(&card, &form);
     compile_for(&graph, &segments, batch, precision)
 }

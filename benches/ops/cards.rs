@@ -1,7 +1,7 @@
 //! Which ops are measured: every distinct one that an attack on, or a training step of, the shipped networks runs.
 //! Must not know how an op is run or timed.
 
-use petard::graph::{Graph, Loss, Op, Role, Value, vjp};
+use petard::graph::{Graph, Loss, Objective, Op, Role, Value, vjp};
 use petard::nn::{self, ModelCard};
 use petard::session::image_input;
 use petard::tensor::{DType, Shape};
@@ -144,6 +144,12 @@ fn training_graph(card: &ModelCard) -> Graph {
     let label = g.input("label", Shape::per_image(&[]), DType::I32);
     let logits = nn::build(card, &mut g, x, true).logits;
     let cotangent = g.push(Op::LossGrad(Loss::CrossEntropy { smoothing: 0.0 }), &[logits, label]);
+    let other = g.input("other", g.shape(logits).clone(), DType::F32);
+    g.push(Op::Objective(Objective::Kl), &[logits, other]);
+    for by in [0, 1] {
+        g.push(Op::ObjectiveGrad { of: Objective::Kl, by }, &[logits, other]);
+    }
+    g.push(Op::ObjectiveGrad { of: Objective::Mart { weight: 5.0 }, by: 1 }, &[logits, other, label]);
     let trained = |v: &Value| matches!(g.node(*v).op, Op::Param { role: Role::Weight, .. });
     let weights: Vec<Value> = g.params().values().copied().filter(trained).collect();
     vjp(&mut g, logits, cotangent, &weights);

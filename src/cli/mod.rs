@@ -4,6 +4,7 @@
 mod attack;
 mod attack_args;
 mod complete;
+mod dataset;
 mod devices;
 mod infer;
 mod kernel;
@@ -14,6 +15,8 @@ mod plan;
 mod progress;
 mod stop;
 mod train;
+mod train_args;
+mod train_settings;
 mod value;
 
 use std::process::ExitCode;
@@ -52,6 +55,7 @@ enum Command {
     Attack(Box<attack::Args>),
     Infer(infer::Args),
     Train(Box<train::Args>),
+    Dataset(dataset::Args),
     Plan(plan::Args),
     Models(models::Args),
     Devices(devices::Args),
@@ -69,6 +73,7 @@ impl Cli {
             Command::Attack(args) => attack::run(&args),
             Command::Infer(args) => infer::run(&args),
             Command::Train(args) => train::run(&args),
+            Command::Dataset(args) => dataset::run(&args),
             Command::Plan(args) => plan::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Devices(args) => devices::run(&args),

@@ -5,6 +5,7 @@ mod array;
 mod cifar;
 mod file;
 mod images;
+pub mod longtail;
 mod resize;
 pub mod save;
 mod synthetic;

@@ -86,6 +86,11 @@ impl Writer {
         Self::open(path, Content { floats: "logits", dims: vec![classes], integers: &["label", "index"] })
     }
 
+    /// For images as they are, of `shape` `[C, H, W]`: `images` (f32), `label`, `index` (i64); a set to read again.
+    pub fn create_images(path: &Path, shape: [usize; 3]) -> Result<Self> {
+        Self::open(path, Content { floats: "images", dims: shape.to_vec(), integers: &["label", "index"] })
+    }
+
     fn open(path: &Path, content: Content) -> Result<Self> {
         assert!(content.dims.iter().all(|&d| d > 0), "rows of {:?}", content.dims);
         let target = match path.extension().and_then(|e| e.to_str()) {
@@ -120,6 +125,12 @@ impl Writer {
     pub fn append_logits(&mut self, rows: &Inferred) -> Result<()> {
         assert_eq!(self.content.floats, "logits", "this writer takes images");
         self.push(rows.logits, &[rows.label, rows.index])
+    }
+
+    /// Adds images as they are. Panics for another writer, or where the slices do not fit each other.
+    pub fn append_images(&mut self, pixels: &[f32], label: &[i64], index: &[i64]) -> Result<()> {
+        assert_eq!(self.content.floats, "images", "this writer takes something else");
+        self.push(pixels, &[label, index])
     }
 
     fn push(&mut self, floats: &[f32], integers: &[&[i64]]) -> Result<()> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
-use super::{conv, dropout, gemm, layout, loss, norm, optim, pgd, pointwise, pool, rows};
+use super::{conv, dropout, gemm, head, layout, loss, norm, objective, optim, perturb, pgd, pointwise, pool, rows};
 use crate::graph::{Graph, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
 use crate::tensor::DType;
@@ -347,6 +347,17 @@ impl Lower<'_> {
             Op::DropoutMask { .. } | Op::Dropout { .. } => dropout::lower(self, step, op),
             Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. } => loss::lower(self, step, op),
             Op::Greater | Op::MaxRows | Op::SelectRows | Op::GradStatus => rows::lower(self, step, op),
+            Op::UnitRows { .. }
+            | Op::UnitRowsGrad { .. }
+            | Op::RowScales { .. }
+            | Op::RowScalesGrad { .. }
+            | Op::ScaleChannels
+            | Op::ProductChannels
+            | Op::ScaleRows
+            | Op::ClassMargins => head::lower(self, step, op),
+            Op::Perturbation => perturb::lower(self, step),
+            Op::Objective(_) | Op::ObjectiveGrad { .. } => objective::lower(self, step, op),
+            Op::Between => pgd::between(self, step),
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
             Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => optim::lower(self, std::slice::from_ref(step)),

@@ -9,7 +9,7 @@ mod shape;
 use std::collections::BTreeMap;
 
 pub use grad::vjp;
-pub use op::{Conv, Loss, Op, Pool, Role, StartKind};
+pub use op::{Conv, Loss, Objective, Op, Pool, Role, StartKind};
 
 use crate::tensor::{DType, Shape};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::embedded::{CARDS, FOLDER};
 use super::keys::{Bad, Checked, Family, Keys, MOST_CHANNELS};
-use super::{Arch, PreAct, ResNet, Vgg, WideResNet};
+use super::{Arch, PreAct, ResNet, Sphere, Vgg, WideResNet};
 use crate::error::{Error, Result};
 
 /// A network, its normalisation and its default weights, checked.
@@ -26,6 +26,8 @@ pub struct ModelCard {
     pub std: Vec<f32>,
     /// Names of the classes; empty where the card gives none.
     pub labels: Vec<String>,
+    /// Where the last layer answers by angles.
+    pub sphere: Option<Sphere>,
     /// Default weights, resolved against the card's folder.
     pub weights: Option<PathBuf>,
     /// Digest that the weights file must have, 64 lower-case hexadecimal digits.
@@ -134,6 +136,7 @@ impl ModelCard {
             mean,
             std,
             labels,
+            sphere: keys.sphere.take().map(Sphere::checked).transpose()?,
             weights: keys.weights.map(|w| folder.join(w)),
             sha256: keys.sha256.map(digest).transpose()?,
             clean_accuracy: keys.clean_accuracy,

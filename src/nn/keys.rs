@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::preact::PreActVariant;
 use super::resnet::{Block, Names, Shortcut, Stem};
+use super::sphere::Sphere;
 use super::vgg::{Head, Layer};
 
 /// Most channels of a layer and most classes: far above every network, and small enough that no product overflows.
@@ -89,6 +90,7 @@ pub(super) struct Keys {
     pub batch_norm: Option<bool>,
     pub head: Option<Head>,
     pub dropout: Option<f32>,
+    pub sphere: Option<Sphere>,
 }
 
 /// An entry of `layers` as written.

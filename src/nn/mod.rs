@@ -10,6 +10,7 @@ mod layers;
 mod pickle;
 mod preact;
 mod resnet;
+mod sphere;
 mod tensorfile;
 mod torch;
 mod vgg;
@@ -21,6 +22,7 @@ pub use card::ModelCard;
 pub use init::parameters;
 pub use preact::{PreAct, PreActVariant};
 pub use resnet::{Block, Names, ResNet, Shortcut, Stem};
+pub use sphere::Sphere;
 pub use torch::{StateDict, read_state_dict};
 pub use vgg::{Head, Layer, Vgg};
 pub use weights::Weights;
@@ -72,10 +74,11 @@ fn append(card: &ModelCard, graph: &mut Graph, image: Value, train: Option<u64>)
     let neutral = card.mean.iter().all(|&m| m == 0.0) && card.std.iter().all(|&s| s == 1.0);
     let x = if neutral { image } else { graph.normalise(image, &card.mean, &card.std) };
     let mut layers = Layers { graph, train };
-    match &card.arch {
+    let net = match &card.arch {
         Arch::ResNet(net) => net.build(&mut layers, x, card.classes),
         Arch::PreAct(net) => net.build(&mut layers, x, card.classes),
         Arch::Wide(net) => net.build(&mut layers, x, card.classes),
         Arch::Vgg(net) => net.build(&mut layers, x, card.classes),
-    }
+    };
+    card.sphere.map_or(net, |sphere| sphere.end(graph, net))
 }

@@ -109,6 +109,7 @@ fn op_text(op: &Op) -> String {
             let end = text.find([' ', '(', '{']).unwrap_or(text.len());
             let detail = match other {
                 Op::Loss(l) | Op::LossGrad(l) => format!(" {l:?}"),
+                Op::Objective(of) | Op::ObjectiveGrad { of, .. } => format!(" {of:?}"),
                 Op::PgdStep { norm } => format!(" {norm}"),
                 _ => String::new(),
             };

@@ -60,6 +60,7 @@ pub(super) fn evaluate(
         let right = correct(engine, &batch.label)?;
         score.clean += right[..group.len()].iter().filter(|&&r| r).count();
         let (Some(probe), Some(robust)) = (probe, &mut score.robust) else { continue };
+        engine.set_radius(probe.threat.eps)?;
         engine.begin(probe.seed, 0, 1)?;
         engine.set_step_length(probe.alpha)?;
         for _ in 0..probe.steps {
@@ -76,7 +77,8 @@ pub(super) fn evaluate(
     Ok(score)
 }
 
-fn correct(engine: &mut Engine, label: &[i32]) -> Result<Vec<bool>> {
+/// Whether the network as deployed is right about each image as it stands.
+pub(super) fn correct(engine: &mut Engine, label: &[i32]) -> Result<Vec<bool>> {
     let logits = engine.logits()?;
     let classes = logits.len() / label.len();
     Ok(logits.chunks_exact(classes).zip(label).map(|(z, &y)| argmax(z) == usize::try_from(y).ok()).collect())
