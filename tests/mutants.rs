@@ -204,7 +204,7 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
     ("objective.cu", "own * total - ratio(c)", "own * total + ratio(c)", "objective::grad1_mart.k10::emulated-fast"),
     ("objective.cu", "q.log_p(c) - kl", "q.log_p(c)", "objective::grad0_kl.k10::emulated-fast"),
     ("objective.cu", "return c == skip ? 0.0 : exp(", "return exp(", "objective::soft_margin.k10::emulated-fast"),
-    ("head.cu", "length == 0.0 ? 0.0f : (float)", "(float)", "head::unit_grad.7.g32::emulated-fast"),
+    ("head.cu", "* scale - (double)x[i] * pull", "* scale + (double)x[i] * pull", "head::unit_grad.7.g32::emulated-fast"),
     ("head.cu", "label[i / len] == c", "label[i / len] != c", "head::margins.7::emulated-fast"),
     ("head.cu", "row * len + (int)blockIdx.x", "row + (int)blockIdx.x * rows", "head::product.7::emulated-fast"),
     ("perturb.cu", "i < chunks;", "i < chunks - 1;", "perturb::weight.4097::emulated-fast"),

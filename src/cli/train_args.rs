@@ -9,7 +9,7 @@ use super::options::precisions;
 use super::value::count;
 use crate::plan::Precision;
 use crate::threat::Norm;
-use crate::train::{Ascent, BatchNorm, Guard, Pairing, Recipe};
+use crate::train::{Ascent, BatchNorm, Guard, Pairing, Recipe, Sampler};
 
 /// Train a network, robustly or not
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,11 @@ Examples:
   petard train --model preactresnet18-cifar10 --data cifar10:DIR --recipe fgsm-rs --guard stop --out runs/fgsm-rs
   petard train --model resnet18-cifar10 --data cifar10:DIR --recipe pgd-at --epochs 30 --lr-schedule one-cycle
   petard train --model wrn-34-10-cifar10 --data cifar10:DIR --recipe trades --awp 0.005 --awp-warmup 10 --ema 0.995
-  petard train --model resnet18-cifar10 --data cifar10:DIR --out runs/a --resume")]
+  petard train --model wrn-34-10-cifar10 --data cifar10:DIR --recipe trades --he 15 --margin 0.2
+  petard train --model resnet18-cifar10 --data cifar10:DIR --out runs/a --resume
+RoBal (Wu et al. 2021) on a long tail; tau-b 1.2 and tau-m 0 favour clean images, 1.5 and 0.3 robust ones:
+  petard train --model wrn-34-10-cifar10 --data file:cifar10-lt.safetensors --recipe trades --clean-loss 0 --attacked-loss 1 \\
+    --beta 6 --passes 2 --attack-loss ce --attack-noise 0 --steps 5 --he 1 --he-gamma 0.03125 --class-margins multi")]
 pub struct Args {
     /// Name of an embedded card (see `petard models`), or a card of your own ending in `.toml`
     #[arg(long, value_name = "CARD|FILE.toml", alias = "arch", help_heading = "Model")]
@@ -213,6 +217,46 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = count, help_heading = RECIPES)]
     pub(super) bisections: Option<usize>,
 
+    /// Loss of an image: focal on the softmax, focal on each class by itself, binary cross-entropy
+    #[arg(long, value_name = "LOSS", value_enum, default_value = "ce", help_heading = TAIL)]
+    pub(super) loss: LossKind,
+    /// Power of the focal losses [default: 2]
+    #[arg(long, value_name = "X", help_heading = TAIL)]
+    pub(super) focal_gamma: Option<f32>,
+    /// What classes give to the logits in the loss: margins of LDAM, logit adjustment, temperatures, RoBal's margins and biases
+    #[arg(long, value_name = "KIND", value_enum, default_value = "none", help_heading = TAIL)]
+    pub(super) class_margins: MarginKind,
+    /// Strength of logit adjustment [default: 1] and of temperatures [default: 0.3]
+    #[arg(long, value_name = "X", help_heading = TAIL)]
+    pub(super) class_tau: Option<f64>,
+    /// LDAM's largest margin [default: 0.5]
+    #[arg(long, value_name = "X", help_heading = TAIL)]
+    pub(super) ldam_max: Option<f64>,
+    /// Scale of the logits in LDAM [default: 1] and RoBal [default: 10]
+    #[arg(long, value_name = "X", help_heading = TAIL)]
+    pub(super) loss_scale: Option<f64>,
+    /// RoBal's margin of all classes, as a cosine [default: 0.1]
+    #[arg(long, value_name = "X", help_heading = TAIL)]
+    pub(super) m0: Option<f64>,
+    /// RoBal's strength of biases [default: 1.5]
+    #[arg(long, value_name = "X", help_heading = TAIL)]
+    pub(super) tau_b: Option<f64>,
+    /// RoBal's strength of margins by class [default: 0.3]
+    #[arg(long, value_name = "X", help_heading = TAIL)]
+    pub(super) tau_m: Option<f64>,
+    /// Weigh classes by (1-BETA)/(1-BETA^n), such as 0.9999
+    #[arg(long, value_name = "BETA", help_heading = TAIL)]
+    pub(super) class_balanced: Option<f64>,
+    /// Epochs before margins and weights by class begin
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = TAIL)]
+    pub(super) defer: usize,
+    /// How often classes are drawn
+    #[arg(long, value_name = "HOW", value_enum, default_value = "random", help_heading = TAIL)]
+    pub(super) sampler: Sampler,
+    /// Train the last linear layer alone, as the second stage after `--weights`
+    #[arg(long, help_heading = TAIL)]
+    pub(super) only_classifier: bool,
+
     /// Folder of the run: checkpoints, state, log
     #[arg(long, value_name = "DIR", default_value = "petard-train", alias = "fname")]
     pub(super) out: PathBuf,
@@ -233,6 +277,7 @@ pub struct Args {
 const IMAGES: &str = "Images";
 const TRAINING: &str = "Training";
 const RECIPES: &str = "Of single recipes";
+const TAIL: &str = "Long tails";
 const ATTACK: &str = "Attack of robust recipes (lengths in units of [0,1] pixels; fractions such as 8/255 are fine)";
 
 /// Where the best checkpoint is chosen.
@@ -275,4 +320,23 @@ pub(super) enum Unit {
     Both,
     Features,
     Weights,
+}
+
+/// Losses of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LossKind {
+    Ce,
+    Focal,
+    SigmoidFocal,
+    Bce,
+}
+
+/// What classes give to the logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum MarginKind {
+    None,
+    Ldam,
+    LogitAdjust,
+    Temperatures,
+    Multi,
 }

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::options::open_device;
-use super::train_args::{Args, ChooseOn, DEMO, Shape, Unit};
+use super::train_args::{Args, ChooseOn, DEMO, LossKind, MarginKind, Shape, Unit};
 use super::value;
 use crate::data::{self, Dataset, Split};
 use crate::device::{Device, DeviceOptions};
@@ -14,7 +14,8 @@ use crate::nn::{ModelCard, Weights};
 use crate::session::Model;
 use crate::threat::{Norm, ThreatModel};
 use crate::train::{
-    Ascent, Augment, Awp, BatchNorm, Config, Crafting, Defaults, Extra, Guard, Method, Pairing, Recipe, Schedule, Start, Tricks,
+    Ascent, Augment, Awp, BatchNorm, Config, Crafting, Criterion, Defaults, Extra, Guard, LongTail, Margins, Method, MultiMargin,
+    Pairing, Recipe, Sampler, Schedule, Start, Tricks,
 };
 
 /// What was typed, settled: nothing below refers to the command line.
@@ -70,6 +71,7 @@ impl Args {
             crafting,
             method: defaults.method,
             tricks,
+            tail: self.tail()?,
             epochs,
             batch: self.batch_size,
             lr_max: self.lr_max.unwrap_or(defaults.lr_max),
@@ -235,6 +237,54 @@ impl Args {
         }
     }
 
+    fn tail(&self) -> Result<LongTail> {
+        let kind = self.class_margins;
+        use MarginKind::{Ldam, LogitAdjust, Multi, Temperatures};
+        let rules: [(&str, bool, &[MarginKind]); 6] = [
+            ("--class-tau", self.class_tau.is_some(), &[LogitAdjust, Temperatures]),
+            ("--loss-scale", self.loss_scale.is_some(), &[Ldam, Multi]),
+            ("--ldam-max", self.ldam_max.is_some(), &[Ldam]),
+            ("--m0", self.m0.is_some(), &[Multi]),
+            ("--tau-b", self.tau_b.is_some(), &[Multi]),
+            ("--tau-m", self.tau_m.is_some(), &[Multi]),
+        ];
+        if let Some((option, ..)) = rules.into_iter().find(|(_, given, of)| *given && !of.contains(&kind)) {
+            let error = Error::usage(format!("`{option}` is not used by this `--class-margins`"));
+            return Err(error.with_hint("its own kinds are named beside it in `petard train --help`"));
+        }
+        if self.focal_gamma.is_some() && !matches!(self.loss, LossKind::Focal | LossKind::SigmoidFocal) {
+            return Err(Error::usage("`--focal-gamma` is used by `--loss focal` and `sigmoid-focal` only"));
+        }
+        if self.defer > 0 && kind == MarginKind::None && self.class_balanced.is_none() {
+            return Err(Error::usage("`--defer` puts off `--class-margins` and `--class-balanced`: there is neither"));
+        }
+        let gamma = self.focal_gamma.unwrap_or(2.0);
+        if !(gamma.is_finite() && gamma >= 0.0) {
+            return Err(Error::usage(format!("`--focal-gamma {gamma}` must be at least 0")));
+        }
+        let focal = match self.loss {
+            LossKind::Ce => None,
+            LossKind::Focal => Some(Criterion::Focal { gamma }),
+            LossKind::SigmoidFocal => Some(Criterion::SigmoidFocal { gamma }),
+            LossKind::Bce => Some(Criterion::SigmoidFocal { gamma: 0.0 }),
+        };
+        let scale = |default: f64| self.loss_scale.unwrap_or(default);
+        let margins = match kind {
+            MarginKind::None => Margins::None,
+            MarginKind::Ldam => Margins::Ldam { max: self.ldam_max.unwrap_or(0.5), scale: scale(1.0) },
+            MarginKind::LogitAdjust => Margins::Adjusted { tau: self.class_tau.unwrap_or(1.0) },
+            MarginKind::Temperatures => Margins::Temperatures { tau: self.class_tau.unwrap_or(0.3) },
+            MarginKind::Multi => Margins::Multi(MultiMargin {
+                s: scale(10.0),
+                m0: self.m0.unwrap_or(0.1),
+                tau_b: self.tau_b.unwrap_or(1.5),
+                tau_m: self.tau_m.unwrap_or(0.3),
+            }),
+        };
+        let (balanced, defer, classifier_only) = (self.class_balanced, self.defer, self.only_classifier);
+        Ok(LongTail { focal, margins, balanced, defer, sampler: self.sampler, classifier_only })
+    }
+
     fn schedule(&self, defaults: &Defaults, epochs: usize) -> Result<Schedule> {
         let stepped = matches!(defaults.schedule, Schedule::Step { .. }) && self.lr_schedule.is_none();
         if let (Some(_), false) = (&self.milestones, stepped || self.lr_schedule == Some(Shape::Step)) {
@@ -313,6 +363,15 @@ impl ValueEnum for Pairing {
 impl ValueEnum for Guard {
     fn value_variants<'a>() -> &'a [Self] {
         &[Guard::Off, Guard::Stop, Guard::Rollback]
+    }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+impl ValueEnum for Sampler {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Sampler::Random, Sampler::ClassAware, Sampler::Mixed]
     }
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(PossibleValue::new(self.name()))

@@ -3,7 +3,8 @@
 //! and holds all that a resumed run needs, so a kill between two files loses nothing.
 //!
 //! `config.json`; `best`, `last` (with an average also `best-ema`, `last-ema`) `.safetensors`: state dicts; `card.toml`:
-//! the card with the best weights (the average where there is one) and their digest; `log.csv`: a line an epoch.
+//! the card with the best weights (the average where there is one) and their digest; `log.csv`: a line an epoch;
+//! `classes.csv`: the best epoch, class by class.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -219,7 +220,7 @@ impl Folder {
     }
 
     /// Writes a file beside its place and renames it when complete.
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.file(name);
         let failed = |e| Error::io("write", &path, e);
         let mut builder = tempfile::Builder::new();

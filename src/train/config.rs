@@ -5,6 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::augment::Augment;
 use super::form::{Criterion, Form};
+use super::longtail::{LongTail, Sampler};
 use super::recipe::{BatchNorm, Crafting, Method, Recipe};
 use super::schedule::Schedule;
 use super::tricks::Tricks;
@@ -27,6 +28,8 @@ pub struct Config {
     pub method: Method,
     /// What is put on top of it.
     pub tricks: Tricks,
+    /// For long tails.
+    pub tail: LongTail,
     /// Passes over the training images.
     pub epochs: usize,
     /// Images in a batch.
@@ -126,7 +129,13 @@ impl Config {
             return Err(Error::usage(format!("{m:?}: the least radius must be above 0 and at most the hinge")));
         }
         let own_labels = avmix.is_some() || outer.mart.is_some();
+        let (focal, weighted) = (self.tail.focal.is_some(), self.tail.balanced.is_some());
         let clash = [
+            (focal && (own_labels || self.tricks.mixup.is_some()), "focal loss", "targets that are no labels"),
+            (focal && self.smoothing > 0.0, "label smoothing", "a focal loss"),
+            (weighted && (mma.is_some() || outer.mart.is_some()), "weights by class", "weights of its own"),
+            (self.tail.moves_logits() && outer.mart.is_some(), "margins by class", "a loss of its own"),
+            (self.tail.sampler != Sampler::Random && self.tricks.extra.is_some(), "extra images", "a sampler by class"),
             (own_labels && self.smoothing > 0.0, "label smoothing", "its own targets"),
             (own_labels && self.tricks.mixup.is_some(), "mixup", "its own targets"),
             (mma.is_some() && self.tricks.mixup.is_some(), "mixup", "margins by label"),
@@ -146,15 +155,16 @@ impl Config {
         Form {
             crafting: self.crafting,
             outer: self.method.outer,
-            criterion: Criterion::CrossEntropy { smoothing: self.smoothing as f32 },
+            criterion: self.tail.focal.unwrap_or(Criterion::CrossEntropy { smoothing: self.smoothing as f32 }),
             soft: mixed || self.method.avmix.is_some(),
             mixed,
-            weighted: self.method.mma.is_some(),
-            table: self.tricks.margin > 0.0,
+            weighted: self.method.mma.is_some() || self.tail.balanced.is_some(),
+            table: self.tricks.margin > 0.0 || self.tail.moves_logits(),
             between: self.method.avmix.is_some(),
             margins: self.method.mma.is_some(),
             replay: self.recipe == Recipe::Free,
             perturbed: self.tricks.awp.is_some(),
+            classifier_only: self.tail.classifier_only,
             nesterov: self.nesterov,
             averaged: self.ema.is_some(),
             batch,
@@ -207,6 +217,7 @@ impl Config {
         put("precision", json!(self.precision.name()));
         put("seed", json!(self.seed));
         self.tricks.parameters(&mut p);
+        self.tail.parameters(&mut p);
         p
     }
 

@@ -73,6 +73,13 @@ impl Pool {
         self.rows.len()
     }
 
+    /// Class of each image.
+    pub fn labels(&self) -> Result<Vec<i32>> {
+        let labels = self.data.labels();
+        let labels = labels.ok_or_else(|| Error::input(format!("`{}` has no labels to learn from", self.data.spec())))?;
+        Ok(self.rows.iter().map(|&row| labels[row]).collect())
+    }
+
     /// Positions in this pool in the order of an epoch.
     pub fn order(&self, seed: u64, epoch: usize) -> Vec<usize> {
         permutation(seed, u32::try_from(epoch).expect("fewer than 2^32 epochs"), 0, self.len())

@@ -48,6 +48,8 @@ pub struct Form {
     pub replay: bool,
     /// Whether weights are perturbed before a step: [`Engine::perturb`].
     pub perturbed: bool,
+    /// Whether the last linear layer alone learns.
+    pub classifier_only: bool,
     /// Nesterov's momentum.
     pub nesterov: bool,
     /// Whether a moving average of all parameters is kept.
@@ -73,6 +75,7 @@ impl Default for Form {
             margins: false,
             replay: false,
             perturbed: false,
+            classifier_only: false,
             nesterov: false,
             averaged: false,
             batch: 1,

@@ -38,6 +38,8 @@ pub(super) struct Place<'a> {
     pub per_epoch: usize,
     /// Share of the recipe's step length that the attack takes.
     pub alpha_scale: f64,
+    /// Weight of each class.
+    pub by_class: &'a [f64],
     /// The learning rate of a step of the run.
     pub lr: &'a dyn Fn(usize) -> f64,
 }
@@ -57,6 +59,10 @@ pub(super) fn learn(
     let pass = |k: usize| (at.batch * passes + k) as u32;
     engine.load(batch.images())?;
     targets(engine, config, batch, at.epoch)?;
+    if config.tail.balanced.is_some() {
+        let weights: Vec<f32> = batch.label.iter().map(|&y| at.by_class[y as usize] as f32).collect();
+        engine.set_weights(&weights, &weights)?;
+    }
     let began = Instant::now();
     attack(engine, config, batch, at, margins, &pass)?;
     engine.sync()?;

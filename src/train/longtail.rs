@@ -122,8 +122,7 @@ struct Turns {
 impl Turns {
     fn next(&mut self) -> usize {
         if self.waiting.is_empty() {
-            let stream =
-                Stream { seed: self.seed, index: self.round, step: self.epoch, purpose: Purpose::Shuffle, restart: 3 };
+            let stream = Stream { seed: self.seed, index: self.round, step: self.epoch, purpose: Purpose::Shuffle, restart: 3 };
             self.waiting = (0..self.used.len()).collect();
             for i in (1..self.waiting.len()).rev() {
                 self.waiting.swap(i, below(stream.bits(i as u32), i + 1));
@@ -173,8 +172,10 @@ impl LongTail {
         }
         let empty = counts.iter().position(|&n| n == 0);
         match empty.filter(|_| self.moves_logits() || self.balanced.is_some()) {
-            Some(class) => Err(Error::input(format!("class {class} has no image to train on, so nothing follows from how often it occurs"))
-                .with_hint("hold fewer images out with `--val N`, or leave margins and weights by class out")),
+            Some(class) => {
+                Err(Error::input(format!("class {class} has no image to train on, so nothing follows from how often it occurs"))
+                    .with_hint("hold fewer images out with `--val N`, or leave margins and weights by class out"))
+            }
             None => Ok(()),
         }
     }
@@ -218,7 +219,17 @@ mod tests {
 
     /// Twelve images of class 0, four of class 1, one of class 3.
     fn labels() -> Vec<i32> {
-        (0..17).map(|i| if i < 12 { 0 } else if i < 16 { 1 } else { 3 }).collect()
+        (0..17)
+            .map(|i| {
+                if i < 12 {
+                    0
+                } else if i < 16 {
+                    1
+                } else {
+                    3
+                }
+            })
+            .collect()
     }
 
     fn drawn(sampler: Sampler, epoch: u32) -> Vec<usize> {

@@ -11,6 +11,7 @@ mod feed;
 mod form;
 mod learn;
 mod log;
+mod longtail;
 mod margins;
 mod mix;
 mod recipe;
@@ -31,6 +32,7 @@ pub use evaluate::Score;
 pub use form::{Criterion, Form, Hyper};
 pub use learn::Times;
 pub use log::Row;
+pub use longtail::{LongTail, Margins, Sampler};
 pub use recipe::{Ascent, AvMix, BatchNorm, Crafting, Defaults, Method, Mma, Outer, Pairing, Recipe, Start};
 pub use schedule::{Moment, Schedule};
 pub use tricks::{Awp, Extra, Guard, Tricks};
@@ -41,10 +43,10 @@ use crate::error::{Error, Result};
 use crate::nn::Weights;
 use crate::tensor::{HostData, HostTensor};
 use checkpoint::{Folder, GOOD, LAST, Position, Saved};
-use evaluate::{Probe, correct, evaluate};
+use evaluate::{ByClass, Probe, correct, evaluate};
 use feed::{Feed, Pool, Request, readers};
 use learn::{Place, learn, spent};
-use margins::Margins;
+use margins::Margins as Radii;
 use tricks::{FALL, GUARD_STEPS};
 
 /// A run: what is trained, on what, and where it is kept.
@@ -141,7 +143,13 @@ struct Run<'a, 'h> {
     folder: Folder,
     at: Position,
     /// MMA's radii.
-    margins: Option<Margins>,
+    margins: Option<Radii>,
+    /// Training images of each class, images drawn in an epoch, and the weight of each class in this one.
+    counts: Vec<usize>,
+    length: usize,
+    by_class: Vec<f64>,
+    /// The last evaluation, class by class.
+    seen: ByClass,
     times: Times,
     hooks: Hooks<'h>,
 }
@@ -160,22 +168,21 @@ impl<'a, 'h> Run<'a, 'h> {
         let weights = job.weights.unwrap_or_else(|| Weights::initial(&config.card, config.seed));
         assert_eq!(config.tricks.extra.is_some(), job.extra.is_some(), "the configuration has other extra images");
         let batch = config.batch.min(train.len());
-        let left = if config.drop_last { 0 } else { train.len() % batch };
-        let bind = |weights: Weights, batch: usize| -> Result<Engine> {
-            let mut engine = Engine::new(device, &config.card, weights, config.form(batch))?;
-            if config.tricks.margin > 0.0 {
-                let table = ClassTable::sphere(config.card.classes, 1.0, config.tricks.margin);
-                engine.set_table(&table.rows().iter().map(|v| *v as f32).collect::<Vec<_>>())?;
-            }
-            Ok(engine)
-        };
+        let counts = crate::data::longtail::count(&train.labels()?, config.card.classes);
+        config.tail.check(&counts)?;
+        let length = config.tail.sampler.length(&counts);
+        let left = if config.drop_last { 0 } else { length % batch };
+        let bind =
+            |weights: Weights, batch: usize| -> Result<Engine> { Engine::new(device, &config.card, weights, config.form(batch)) };
         // Batch norm cannot be trained on one image; extra images fill every batch.
         let tail = (left > 1 && job.extra.is_none()).then(|| bind(weights.clone(), left)).transpose()?;
         let engine = bind(weights, batch)?;
         let feed = Feed::new(train, job.extra.map(|extra| Pool::whole(extra, &readers)));
-        let margins = config.method.mma.map(|mma| Margins::new(job.train.len(), mma));
+        let margins = config.method.mma.map(|mma| Radii::new(job.train.len(), mma));
         let (at, times) = (Position::default(), Times::default());
-        let mut run = Run { config, engine, tail, feed, judge, folder, at, margins, times, hooks };
+        let (by_class, seen) = (vec![1.0; config.card.classes], ByClass::default());
+        let mut run =
+            Run { config, engine, tail, feed, judge, folder, at, margins, counts, length, by_class, seen, times, hooks };
         if let Some(saved) = saved {
             run.restore(saved)?;
         }
@@ -198,7 +205,7 @@ impl<'a, 'h> Run<'a, 'h> {
     /// Everything that the rest of the run depends on.
     fn state(&mut self) -> Result<BTreeMap<String, HostTensor>> {
         let mut state = self.engine.state()?;
-        if let Some(Margins { radius }) = &self.margins {
+        if let Some(Radii { radius }) = &self.margins {
             state.insert(RADII.into(), HostTensor::f32(&[radius.len()], radius.clone()));
         }
         Ok(state)
@@ -206,7 +213,7 @@ impl<'a, 'h> Run<'a, 'h> {
 
     /// Batches of an epoch.
     fn steps(&self) -> usize {
-        self.feed.pool().len() / self.engine.batch() + usize::from(self.tail.is_some())
+        self.length / self.engine.batch() + usize::from(self.tail.is_some())
     }
 
     /// Finishes the current epoch: the steps that are left, evaluation, checkpoints.
@@ -214,7 +221,8 @@ impl<'a, 'h> Run<'a, 'h> {
         let began = Instant::now();
         self.times = Times::default();
         let (epoch, steps) = (self.at.epoch, self.steps());
-        let orders = [self.feed.pool().order(self.config.seed, epoch), self.feed.extra_order(self.config.seed, epoch)];
+        let orders = [self.order(epoch)?, self.feed.extra_order(self.config.seed, epoch)];
+        self.classes(epoch)?;
         while self.at.step < steps {
             self.listen()?;
             self.step(&orders)?;
@@ -252,6 +260,25 @@ impl<'a, 'h> Run<'a, 'h> {
         self.save(&row, overfitted)?;
         if let Some(hook) = &mut self.hooks.epoch {
             hook(&row);
+        }
+        Ok(())
+    }
+
+    /// Positions of the images of an epoch.
+    fn order(&self, epoch: usize) -> Result<Vec<usize>> {
+        let (pool, config) = (self.feed.pool(), self.config);
+        let random = pool.order(config.seed, epoch);
+        Ok(config.tail.sampler.order(random, &pool.labels()?, config.card.classes, config.seed, epoch as u32))
+    }
+
+    /// What classes give to the losses of an epoch.
+    fn classes(&mut self, epoch: usize) -> Result<()> {
+        let (mut table, weights) = self.config.tail.of_epoch(epoch, &self.counts);
+        self.by_class = weights;
+        table.margin.iter_mut().for_each(|m| *m += self.config.tricks.margin);
+        let rows: Vec<f32> = table.rows().iter().map(|v| *v as f32).collect();
+        if self.config.form(2).table {
+            [Some(&mut self.engine), self.tail.as_mut()].into_iter().flatten().try_for_each(|engine| engine.set_table(&rows))?;
         }
         Ok(())
     }
@@ -312,7 +339,7 @@ impl<'a, 'h> Run<'a, 'h> {
         let config = self.config;
         let lr = |step: usize| lr(config, per_epoch, step);
         let alpha_scale = 0.5f64.powi(self.at.rollbacks as i32);
-        let at = Place { epoch, batch: epoch * per_epoch + step, per_epoch, alpha_scale, lr: &lr };
+        let at = Place { epoch, batch: epoch * per_epoch + step, per_epoch, alpha_scale, by_class: &self.by_class, lr: &lr };
         let (margins, times) = (self.margins.as_mut(), &mut self.times);
         let seen = if count == full {
             learn(&mut self.engine, config, &batch, &at, margins, times)?
@@ -353,7 +380,8 @@ impl<'a, 'h> Run<'a, 'h> {
         }
         let stop = self.hooks.stop.as_ref();
         let mut tell = || if asked(stop) { Err(interrupted(self.at.epoch)) } else { Ok(()) };
-        let score = evaluate(&mut self.engine, &pool, probe, &mut tell);
+        self.seen = ByClass::new(self.config.card.classes);
+        let score = evaluate(&mut self.engine, &pool, probe, &mut self.seen, &mut tell);
         if !average.is_empty() {
             self.engine.set_parameters(&plain)?;
         }
@@ -367,6 +395,10 @@ impl<'a, 'h> Run<'a, 'h> {
     fn save(&mut self, row: &Row, overfitted: bool) -> Result<()> {
         let (weights, average) = (self.engine.parameters()?, self.engine.averages()?);
         if row.best {
+            if row.score.is_some() {
+                let text = self.seen.csv(&self.counts, self.config.crafting.is_some());
+                self.folder.put("classes.csv", text.as_bytes())?;
+            }
             self.folder.save_weights("best", &weights, &average)?;
         }
         self.folder.save_weights("last", &weights, &average)?;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::form::{Criterion, Form};
 use super::recipe::{Ascent, BatchNorm, Crafting, Pairing, Start};
-use crate::graph::{Graph, Loss, Objective, Op, Role, StartKind, Value, vjp};
+use crate::graph::{Graph, Loss, Node, Objective, Op, Role, StartKind, Value, vjp};
 use crate::nn::{self, ModelCard};
 use crate::plan::Segment;
 use crate::session::image_input;
@@ -330,7 +330,7 @@ impl Builder<'_> {
         let terms = self.terms(ends, given);
         let loss = terms.loss.expect("some term is minimised");
         let weights: Vec<(String, Value)> =
-            self.g.params().iter().map(|(n, &v)| (n.clone(), v)).filter(|&(_, v)| trained(&self.g, v)).collect();
+            self.g.params().iter().map(|(n, &v)| (n.clone(), v)).filter(|(_, v)| self.learns(*v)).collect();
         let mut wrt: Vec<Value> = weights.iter().map(|&(_, v)| v).collect();
         wrt.extend(given.delta.map(|_| ends.seen));
         let grads = self.gradients(ends, &terms, &wrt);
@@ -368,6 +368,18 @@ impl Builder<'_> {
         Update { loss, hyper, decay, velocity, average }
     }
 
+    /// Whether a step moves this parameter.
+    fn learns(&self, v: Value) -> bool {
+        let weight = |v: Value| matches!(self.g.node(v).op, Op::Param { role: Role::Weight, .. });
+        // Nothing else of a network's parameters is read by a linear layer or added after one.
+        let last = |v: Value| {
+            let of_linear = |n: &&Node| matches!(n.op, Op::Linear) && n.inputs[1] == v;
+            let after_linear = |n: &&Node| n.op == Op::AddBias && n.inputs[1] == v && self.g.node(n.inputs[0]).op == Op::Linear;
+            self.g.nodes().iter().any(|n| of_linear(&n) || after_linear(&n))
+        };
+        weight(v) && (!self.form.classifier_only || last(v))
+    }
+
     /// The gradient of the mean loss to each of `wrt`.
     fn gradients(&mut self, ends: &Ends, terms: &Terms, wrt: &[Value]) -> Vec<Option<Value>> {
         let mut sums: Vec<Option<Value>> = vec![None; wrt.len()];
@@ -401,8 +413,4 @@ impl Builder<'_> {
         }
         (Some(share), average)
     }
-}
-
-fn trained(g: &Graph, v: Value) -> bool {
-    matches!(g.node(v).op, Op::Param { role: Role::Weight, .. })
 }

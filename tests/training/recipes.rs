@@ -8,7 +8,8 @@ use std::process::Command;
 use libtest_mimic::Trial;
 use petard::nn::{ModelCard, Weights};
 use petard::train::{
-    self, Awp, Config, Crafting, Engine, Extra, Form, Guard, Hooks, Hyper, Images, Job, Recipe, Row, Schedule, Tricks,
+    self, Awp, Config, Crafting, Engine, Extra, Form, Guard, Hooks, Hyper, Images, Job, LongTail, Margins, Recipe, Row, Sampler,
+    Schedule, Tricks,
 };
 
 use petard::data::Split;
@@ -31,6 +32,10 @@ pub fn trials() -> Vec<Trial> {
         trial("training::recipe.mixup", || resumes(&mixed())),
         trial("training::recipe.he", || HE.into_iter().try_for_each(|recipe| resumes(&on_a_sphere(recipe)))),
         trial("training::sphere", angles_alone_decide),
+        trial("training::longtail.margins", || resumes(&rare(Margins::Ldam { max: 0.5, scale: 1.0 }, Sampler::ClassAware))),
+        trial("training::longtail.robal", || resumes(&robal())),
+        trial("training::longtail.classes", classes_add_up),
+        trial("training::longtail.stages", the_second_stage_moves_the_classifier_alone),
         trial("training::recipe.patience", patience_ends_a_run),
         trial("training::awp.weights", weights_are_perturbed_and_come_back),
         trial("training::free.delta", perturbations_stay_in_the_ball_and_last),
@@ -105,6 +110,47 @@ fn angles_alone_decide() -> petard::Result<()> {
     assert_eq!(turned, plain, "a power of two changes no bit");
     let with_gamma = logits(true, |_, _| {})?;
     assert!(with_gamma.iter().zip(&plain).all(|(a, b)| a.abs() <= b.abs()) && with_gamma != plain, "gamma shortens");
+    Ok(())
+}
+
+/// Class-balanced weights and margins from the second epoch on, classes drawn alike.
+fn rare(margins: Margins, sampler: Sampler) -> Config {
+    let focal = Some(train::Criterion::SigmoidFocal { gamma: 2.0 });
+    let tail = LongTail { focal, margins, balanced: Some(0.99), defer: 1, sampler, ..LongTail::default() };
+    Config { tail, epochs: 2, ..short(Recipe::PgdAt) }
+}
+
+/// RoBal: margins and biases by class on cosines of scale 1, and a divergence beside the attacked loss.
+fn robal() -> Config {
+    let multi = Margins::Multi(train::MultiMargin { s: 10.0, m0: 0.1, tau_b: 1.5, tau_m: 0.3 });
+    let text = format!("{CARD}sphere = {{ scale = 1.0, gamma = 0.03125 }}\n");
+    let mut config = Config { tail: LongTail { margins: multi, ..LongTail::default() }, ..short(Recipe::Alp) };
+    config.method.outer = train::Outer { kl: 6.0, ..train::Outer::PLAIN };
+    Config { card: ModelCard::parse(&text, "tiny", Path::new("")).expect("a good card"), card_text: text, ..config }
+}
+
+/// The best epoch class by class adds up to the line of the log.
+fn classes_add_up() -> petard::Result<()> {
+    let out = folder();
+    let finished = go(&short(Recipe::FgsmRs), out.path(), false, Hooks::default())?;
+    let text = fs::read_to_string(out.path().join("classes.csv")).expect("a file");
+    let rows: Vec<Vec<usize>> =
+        text.lines().skip(1).map(|l| l.split(',').map(|v| v.parse().expect("a number")).collect()).collect();
+    let sum = |column: usize| rows.iter().map(|r| r[column]).sum::<usize>();
+    let score = finished.best.score.expect("images are held out");
+    assert_eq!((rows.len(), sum(1), sum(2), sum(3)), (10, 84, 16, score.clean), "{text}");
+    assert_eq!(Some(sum(4)), score.robust);
+    Ok(())
+}
+
+fn the_second_stage_moves_the_classifier_alone() -> petard::Result<()> {
+    let (mut engine, ..) = loaded(Form { classifier_only: true, ..Form::default() })?;
+    let before = engine.parameters()?;
+    engine.step(PLAIN, 0)?;
+    let moved: Vec<String> = engine.parameters()?.into_iter().filter(|(n, t)| *t != before[n]).map(|(n, _)| n).collect();
+    let (own, rest): (Vec<&str>, Vec<&str>) = moved.iter().map(String::as_str).partition(|n| n.starts_with("fc."));
+    assert_eq!(own, ["fc.bias", "fc.weight"]);
+    assert!(rest.iter().all(|n| n.contains("running")) && !rest.is_empty(), "{rest:?}");
     Ok(())
 }
 

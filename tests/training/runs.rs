@@ -12,7 +12,7 @@ use petard::data::{self, Dataset, Split};
 use petard::nn::{ModelCard, Weights};
 use petard::plan::{Head, compile};
 use petard::train::{
-    self, Augment, BatchNorm, Config, Engine, Finished, Form, Hooks, Hyper, Images, Job, Recipe, Row, Schedule, Tricks,
+    self, Augment, BatchNorm, Config, Engine, Finished, Form, Hooks, Hyper, Images, Job, LongTail, Recipe, Row, Schedule, Tricks,
 };
 use petard::{Device, DeviceOptions, Error, Model, ThreatModel};
 
@@ -53,6 +53,7 @@ pub fn config(recipe: Recipe, epochs: usize) -> Config {
         crafting: recipe.crafting(threat),
         method: recipe.method(threat),
         tricks: Tricks::default(),
+        tail: LongTail::default(),
         epochs,
         batch: 32,
         lr_max: 0.1,
