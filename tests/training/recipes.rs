@@ -167,16 +167,30 @@ fn patience_ends_a_run() -> petard::Result<()> {
     Ok(())
 }
 
-/// An engine with a batch of sixteen images, and their labels.
-fn loaded(form: Form) -> petard::Result<(Engine, Vec<f32>, Vec<i32>, Vec<u32>)> {
+/// Sixteen images.
+struct Held {
+    pixels: Vec<f32>,
+    label: Vec<i32>,
+    index: Vec<u32>,
+}
+
+impl Held {
+    fn images(&self) -> Images<'_> {
+        Images { pixels: &self.pixels, label: &self.label, index: &self.index }
+    }
+}
+
+/// An engine with a batch of images, and these.
+fn loaded(form: Form) -> petard::Result<(Engine, Held)> {
     let card = ModelCard::parse(CARD, "tiny", Path::new("")).expect("a good card");
     let batch = images(Split::Train, 16).read(0..16)?;
     let mut pixels = vec![0.0; 16 * 3072];
     pixels.chunks_mut(3072).enumerate().for_each(|(i, out)| batch.pixels_f32(i, out));
-    let label = batch.labels.clone().expect("labels");
+    let label = batch.labels.expect("labels");
     let mut engine = Engine::new(&device(2), &card, Weights::initial(&card, 3), Form { batch: 16, ..form })?;
-    engine.load(Images { pixels: &pixels, label: &label, index: &batch.index })?;
-    Ok((engine, pixels, label, batch.index.to_vec()))
+    let held = Held { pixels, label, index: batch.index };
+    engine.load(held.images())?;
+    Ok((engine, held))
 }
 
 const PLAIN: Hyper = Hyper { lr: 0.1, momentum: 0.0, weight_decay: 0.0, ema: 0.0 };
@@ -210,13 +224,13 @@ fn weights_are_perturbed_and_come_back() -> petard::Result<()> {
 fn perturbations_stay_in_the_ball_and_last() -> petard::Result<()> {
     let (threat, eps) = (ThreatModel::linf(8.0 / 255.0), 8.0 / 255.0);
     let crafting = Recipe::Free.crafting(threat);
-    let (mut engine, pixels, label, index) = loaded(Form { crafting, replay: true, ..Form::default() })?;
+    let (mut engine, held) = loaded(Form { crafting, replay: true, ..Form::default() })?;
     let delta = |engine: &mut Engine| -> petard::Result<Vec<f64>> { Ok(f64s(&engine.state()?["delta"])) };
     assert!(delta(&mut engine)?.iter().all(|d| *d == 0.0));
     let first = engine.step(Hyper { lr: 0.0, ..PLAIN }, 0)?.loss;
     let after = delta(&mut engine)?;
     assert!(after.iter().all(|d| d.abs() <= eps + U) && after.iter().any(|d| d.abs() > 0.9 * eps), "one step of eps");
-    engine.load(Images { pixels: &pixels, label: &label, index: &index })?;
+    engine.load(held.images())?;
     assert_eq!(delta(&mut engine)?, after, "the next batch starts from what the last has left");
     assert!(engine.step(Hyper { lr: 0.0, ..PLAIN }, 0)?.loss > first, "the second replay sees attacked images");
     Ok(())
