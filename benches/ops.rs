@@ -26,6 +26,8 @@ mod minimum;
 mod naive;
 #[path = "ops/norm.rs"]
 mod norm;
+#[path = "ops/objective.rs"]
+mod objective;
 #[path = "ops/oracle.rs"]
 mod oracle;
 #[path = "ops/pgd.rs"]
@@ -61,6 +63,7 @@ const STEMS: &[Describe] = &[
     pool::describe,
     pointwise::describe,
     loss::describe,
+    objective::describe,
     pgd::describe,
     layout::describe,
     lrn::describe,

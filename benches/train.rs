@@ -146,5 +146,5 @@ fn form(recipe: &str, batch: usize) -> Result<Form> {
             Recipe::PgdAt.crafting(threat).map(|c| petard::train::Crafting { steps, batch_norm, ..c })
         }
     };
-    Ok(Form { crafting, smoothing: 0.0, nesterov: false, averaged: false, batch, seed: 0 })
+    Ok(Form { crafting, batch, ..Form::default() })
 }

@@ -50,6 +50,15 @@
 //   order      l2, l1: one thread adds up in the order of the elements, as the twin does
 //   source     Philox: Salmon et al., SC 2011
 //   twins      src/gpu/pgd.rs  src/rng.rs  tests/kernels/pgd.rs
+//
+//   computes   pgd_start_normal: the bits of rng::start_normal;  pgd_between: clip(x0 + share * (x - x0), 0, 1)
+//   shapes     as those of pgd_start_linf, sigma for eps;  y, x0, x : [N, ELEMS] f32, share : [N]
+//   launch     as pgd_start_linf;  as pgd_linf
+//   constants  as above
+//   limits     pgd_between: y may be x0 or x; a NaN stays one
+//   order      no reductions
+//   source     Zhang et al. 2019, https://arxiv.org/abs/1901.08573;  Lee et al. 2020, https://arxiv.org/abs/2003.02484
+//   twins      src/gpu/pgd.rs  src/cpu/pgd.rs  src/rng.rs  tests/kernels/pgd.rs
 #include "lib/reduce_row.cuh"
 #include "lib/rng.cuh"
 
@@ -494,4 +503,36 @@ void pgd_start_noise(float* y, const float* x0, const int* index, const int* res
             y[at] = __fadd_rn(x0[at], v[k]);
         }
     });
+}
+
+extern "C" __global__ __launch_bounds__(FLAT)
+void pgd_start_normal(float* y, const float* x0, const int* index, const int* restart, const float* sigma, const int* seed, int hw,
+                      int channels, int parts) {
+    const int image = (int)blockIdx.x / parts, part = (int)blockIdx.x % parts;
+    const int first = (part * FLAT + (int)threadIdx.x) * 4;
+    y += (i64)image * hw * channels, x0 += (i64)image * hw * channels;
+    u32 w[4];
+    Stream(words(seed), index[image], seed[2], DRAW_START, restart[image]).block((u32)first / 4, w);
+    float v[4];
+    draw_normals(w, v);
+    for (int k = 0; k < 4 && first + k < hw * channels; k++) {
+        const int at = place(first + k, hw, channels);
+        y[at] = __fadd_rn(x0[at], __fmul_rn(sigma[image], v[k]));
+    }
+}
+
+extern "C" __global__ __launch_bounds__(FLAT)
+void pgd_between(float* y, const float* x0, const float* x, const float* share, int elems, int parts) {
+    const int image = (int)blockIdx.x / parts, part = (int)blockIdx.x % parts;
+    const int i = (part * FLAT + (int)threadIdx.x) * VEC;
+    if (i >= elems) return;
+    const i64 at = (i64)image * elems + i;
+    const Pack from = load(x0 + at), end = load(x + at);
+    Pack to;
+#pragma unroll
+    for (int k = 0; k < VEC; k++) {
+        const float way = __fmul_rn(share[image], __fadd_rn(end.v[k], -from.v[k]));
+        to.v[k] = clamp_keep_nan(__fadd_rn(from.v[k], way), 0.0f, 1.0f);
+    }
+    store(y + at, to);
 }

@@ -37,8 +37,8 @@
 //! | 4 | [`outcome`] | what an attack found, and what casts doubt on it |
 //! | 5 | [`attack`] | what an attack is (`Attack`, `Bound`), one file each, ensembles in `auto`; what all need: `place` (networks, device, batch), `rows` (the seats of a batch), `choices`, `target`; the run around them: `job`, `run`, `check`, `journal`, `quantise` |
 //! | 4 | [`spectrum`] | densities of image sets, power laws, bands, balanced spectrum sampling; one spectral op on a device: `runner` |
-//! | 5 | [`train`] | the loop; a step and its attack as one plan: `engine`; what decides a result: `config`, `recipe`, `schedule`, `augment`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
-//! | 7 | [`cli`] | a file a command: `attack`, `eval`, `merge`, `infer`, `train`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `run_args`, `attack_args` with the table of `attacks`, `value`; where results go: `results`, `output`, `progress`; Ctrl-C: `stop` |
+//! | 5 | [`train`] | the loop; a step and its attack as one graph: `step`, bound: `engine`; what decides a result: `config`, `recipe`, `form`, `tricks`, `classes`, `schedule`, `augment`, `mix`; a batch: `learn`, `margins`; images in order: `feed`; `evaluate`, `checkpoint`, `log` |
+//! | 7 | [`cli`] | a file a command: `attack`, `eval`, `merge`, `infer`, `train`, `dataset`, `corruptions`, `spectrum`, `plan`, `models`, `devices`, `kernel`, `complete`; what was typed: `options`, `run_args`, `attack_args` with the table of `attacks`, `train_args`, `train_settings`, `value`; where results go: `results`, `output`, `progress`; Ctrl-C: `stop` |
 //! | 5 | [`study`] | what models do along frequencies: `sensitivity`, `heatmap`, `perturbation`, `landscape` |
 //! | 6 | [`report`] | `plot`, `table` and `page` for studies; `text` for people and `json` for programs, over the same facts |
 //!

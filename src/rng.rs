@@ -32,6 +32,8 @@ pub enum Purpose {
     Transfer = 8,
     /// A direction for an attack whose gradient is zero.
     Direction = 13,
+    /// How images of a training batch are mixed.
+    Mix = 14,
 }
 
 /// The numbers of one image for one purpose: element `i` is a pure function of these fields and `i`.
@@ -185,6 +187,13 @@ pub fn start_boundary(norm: Norm, eps: f32, stream: &Stream, x0: &[f32], out: &m
         }
     }
     add_clipped(x0, out);
+}
+
+/// The start of TRADES and MART (Zhang et al. 2019): `x0 + sigma * N(0,1)`, not clipped; one image in CHW order.
+pub fn start_normal(sigma: f32, stream: &Stream, x0: &[f32], out: &mut [f32]) {
+    assert_eq!(x0.len(), out.len(), "start: image and result differ in length");
+    stream.with(Purpose::Start).fill_normal(out);
+    out.iter_mut().zip(x0).for_each(|(v, &x)| *v = x + sigma * *v);
 }
 
 /// A class below `classes` other than `not`, each equally likely. Purpose `Class` of `stream`, element 0.

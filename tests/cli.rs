@@ -2,6 +2,7 @@
 //! Must not look inside the library, except to make a tiny model and to read back what was written.
 
 mod bad_input;
+mod dataset;
 mod eval;
 pub mod fixture;
 mod kernel;
@@ -40,6 +41,7 @@ pub fn trials() -> Vec<Trial> {
         "dataset",
         "dataset bass",
         "dataset corrupt",
+        "dataset longtail",
         "spectrum",
         "spectrum psd",
         "spectrum bands",
@@ -76,10 +78,18 @@ pub fn trials() -> Vec<Trial> {
         trial("cli::version", || assert!(Fixture::new().run("--version").stdout.starts_with("petard 0."))),
         golden(),
     ];
-    let others = [bad_input::trials(), eval::trials(), kernel::trials(), nearest::trials(), scale::trials(), transfer::trials()]
-        .into_iter()
-        .flatten()
-        .chain([memory::trial_of_peak()]);
+    let others = [
+        bad_input::trials(),
+        dataset::trials(),
+        eval::trials(),
+        kernel::trials(),
+        nearest::trials(),
+        scale::trials(),
+        transfer::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .chain([memory::trial_of_peak()]);
     help.chain(own).chain(readme()).chain(others).collect()
 }
 

@@ -18,7 +18,7 @@ use petard::plan::{Executor, Precision, Segment, compile, compile_for};
 use petard::session::image_input;
 use petard::tensor::{DType, HostData, Shape};
 use petard::threat::{Norm, ThreatModel};
-use petard::train::{self, BatchNorm, Crafting, Form};
+use petard::train::{self, BatchNorm, Crafting, Criterion, Form, Recipe};
 use petard::{Dataset, Device, DeviceOptions, Given, Hooks, Model, Outcome, attack, data};
 
 use crate::emulated::{Build, Emulated, Profile, Schedule};
@@ -131,6 +131,13 @@ pub fn trials() -> Vec<Trial> {
                     out.push(on_a_card(name, move || compare(&make(&card(net), batch), how)));
                 }
             }
+        }
+    }
+    for recipe in Recipe::ALL {
+        for (build, perturbed) in [(Build::Fast, false), (Build::Check, true)] {
+            let how = How { profile: Profile::Toy, build, precision: Precision::F32 };
+            let name = format!("engines::recipe.{}.{build:?}", recipe.name()).to_lowercase();
+            out.push(on_a_card(name, move || compare(&trained(&card("tiny"), recipe, perturbed), how)));
         }
     }
     for (net, batch) in [("tiny", 5), ("tiny-resnet", 64)] {
@@ -264,15 +271,60 @@ fn training(card: &ModelCard, batch: usize) -> Job {
 /// Two steps of the attack, batch norms in train mode, then one of SGD, and the network after it.
 fn adversarial(card: &ModelCard, batch: usize) -> Job {
     let threat = ThreatModel::linf(8.0 / 255.0);
-    let crafting = Crafting { threat, alpha: 4.0 / 255.0, steps: 2, batch_norm: BatchNorm::Train };
+    let crafting = Crafting::pgd(threat, 4.0 / 255.0, 2, BatchNorm::Train);
     // L2: no signs that a last bit may flip.
     let crafting = Crafting { threat: ThreatModel::new(Norm::L2, 0.5), alpha: 0.2, ..crafting };
-    let form = Form { crafting: Some(crafting), smoothing: 0.1, nesterov: true, averaged: true, batch, seed: 0 };
+    let form = Form {
+        crafting: Some(crafting),
+        criterion: Criterion::CrossEntropy { smoothing: 0.1 },
+        nesterov: true,
+        averaged: true,
+        batch,
+        ..Form::default()
+    };
     let (graph, segments) = train::step_graph(card, &form);
     let mut read: Vec<(String, Value)> = graph.params().iter().map(|(n, &v)| (n.clone(), v)).collect();
     let logits = segments.iter().find(|s| s.name == "infer").expect("an evaluation").outputs[0];
     read.push(("logits".into(), logits));
     let runs = vec!["begin", "craft", "craft", "step", "pack", "infer"];
+    Job { given: leaves(card, &graph, batch), graph, segments, batch, runs, read }
+}
+
+/// Two steps of a recipe's attack, where it has one outside of its step, weight perturbation, a step of SGD, and the network
+/// after it. In L2: no signs that a last bit may flip.
+fn trained(card: &ModelCard, recipe: Recipe, perturbed: bool) -> Job {
+    let (threat, batch) = (ThreatModel::new(Norm::L2, 0.5), 4);
+    let crafting = recipe.crafting(threat).map(|c| Crafting { alpha: 0.1, steps: c.steps.min(2), ..c });
+    let method = recipe.method(threat);
+    let form = Form {
+        crafting,
+        outer: method.outer,
+        soft: method.avmix.is_some(),
+        between: method.avmix.is_some(),
+        weighted: method.mma.is_some(),
+        margins: method.mma.is_some(),
+        table: true,
+        replay: recipe == Recipe::Free,
+        perturbed,
+        batch,
+        ..Form::default()
+    };
+    let (graph, segments) = train::step_graph(card, &form);
+    let mut runs = Vec::new();
+    let has = |name: &str| segments.iter().any(|s| s.name == name);
+    runs.extend(["anchor"].into_iter().filter(|s| has(s)));
+    if crafting.is_some_and(|c| c.steps > 0) {
+        runs.push(if has("noise") { "noise" } else { "begin" });
+        runs.extend([if has("craft") { "craft" } else { "probe" }; 2]);
+    }
+    runs.extend(["keep", "along"].into_iter().filter(|s| has(s)));
+    if perturbed {
+        runs.extend(["perturb", "pack"]);
+    }
+    runs.extend(["step", "pack", "infer"]);
+    let mut read: Vec<(String, Value)> = graph.params().iter().map(|(n, &v)| (n.clone(), v)).collect();
+    read.extend(segments.iter().find(|s| s.name == "infer").map(|s| ("logits".to_string(), s.outputs[0])));
+    read.extend(graph.input_named("delta").map(|v| ("delta".to_string(), v)));
     Job { given: leaves(card, &graph, batch), graph, segments, batch, runs, read }
 }
 
@@ -305,6 +357,12 @@ fn leaves(card: &ModelCard, graph: &Graph, batch: usize) -> BTreeMap<Value, Vec<
                 "best" => vec![f64::NEG_INFINITY; n],
                 "hyper" => vec![0.05, 0.9, 5e-4],
                 "decay" => vec![0.9],
+                "gamma" => vec![0.01],
+                "sigma" => vec![0.001; n],
+                "share" | "clean.weight" | "attacked.weight" => vec![0.75; n],
+                "targets" => vec![1.0 / node.shape.elems() as f64; n],
+                // Scales, biases, margins.
+                "table" => (0..n).map(|i| [2.0, 0.1, 0.3][i / (n / 3)]).collect(),
                 _ => vec![0.0; n],
             }),
             _ => continue,

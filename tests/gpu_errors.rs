@@ -1,11 +1,10 @@
 //! What goes wrong around kernels and cards: damaged and unwritable caches, compilers that are missing, broken or too new,
 //! machines without a driver. Needs neither a card nor, for most of it, a compiler.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::{fs, thread};
 
 use libtest_mimic::Trial;
 use petard::gpu::KernelSpec;

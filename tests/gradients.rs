@@ -1,6 +1,8 @@
 //! Derivatives: the nodes that `vjp` appends, evaluated by the oracle, against finite differences of the oracle's forward.
 //! Must not run the engine.
 
+mod objectives;
+
 use libtest_mimic::Trial;
 use petard::graph::{Conv, Graph, Loss, Op, Pool, Role, Value, vjp};
 use petard::tensor::{DType, Shape};
@@ -11,7 +13,7 @@ use crate::support::{Rng, trial};
 pub fn trials() -> Vec<Trial> {
     let smooth = CASES.iter().map(|&(name, build)| trial(format!("gradients::{name}"), move || check(name, build)));
     let losses = LOSSES.iter().map(|&(name, loss)| trial(format!("gradients::loss.{name}"), move || check_loss(name, loss)));
-    smooth.chain(losses).chain(corners()).chain(structure()).collect()
+    smooth.chain(losses).chain(objectives::trials()).chain(corners()).chain(structure()).collect()
 }
 
 const BATCH: usize = 3;
@@ -157,6 +159,28 @@ const CASES: &[(&str, Build)] = &[
         let weight = g.param("weight", &[5, 3], Role::Statistic);
         g.push(Op::SpectrumFilter, &[x, weight])
     }),
+    ("unit_rows", |g| {
+        let x = g.input("x", Shape::per_image(&[7]), DType::F32);
+        g.push(Op::UnitRows { gamma: 0.0 }, &[x])
+    }),
+    ("unit_rows.gamma", |g| {
+        let x = g.input("x", Shape::per_image(&[5]), DType::F32);
+        g.push(Op::UnitRows { gamma: 0.25 }, &[x])
+    }),
+    ("row_scales", |g| cosine(g, 0.0)),
+    ("row_scales.gamma", |g| cosine(g, 1.0 / 32.0)),
+    ("scale_rows", |g| {
+        let x = g.input("x", Shape::per_image(&[4]), DType::F32);
+        let label = g.input("label", Shape::per_image(&[]), DType::I32);
+        let r = g.push(Op::Fooled { hit: false }, &[x, label]);
+        g.push(Op::ScaleRows, &[x, r])
+    }),
+    ("class_margins", |g| {
+        let z = g.input("x", Shape::per_image(&[4]), DType::F32);
+        let label = g.input("label", Shape::per_image(&[]), DType::I32);
+        let table = g.param("table", &[3, 4], Role::Statistic);
+        g.push(Op::ClassMargins, &[z, label, table])
+    }),
     ("add.one_value_twice", |g| {
         let x = image(g, [2, 2, 3]);
         g.add(x, x)
@@ -197,6 +221,15 @@ fn conv(g: &mut Graph, [h, w]: [usize; 2], conv: Conv) -> Value {
 fn pool(g: &mut Graph, [h, w]: [usize; 2], pool: Pool, max: bool) -> Value {
     let x = image(g, [h, w, 2]);
     if max { g.max_pool(x, pool) } else { g.avg_pool(x, pool) }
+}
+
+/// Cosines between features and the rows of a classifier.
+fn cosine(g: &mut Graph, gamma: f32) -> Value {
+    let x = g.input("x", Shape::per_image(&[6]), DType::F32);
+    let unit = g.push(Op::UnitRows { gamma: 0.0 }, &[x]);
+    let z = g.linear("fc", unit, 4, false);
+    let scales = g.push(Op::RowScales { gamma }, &[g.params()["fc.weight"]]);
+    g.push(Op::ScaleChannels, &[z, scales])
 }
 
 /// Normalise, stem, one block with a projection, one with a padded shortcut, head.

@@ -11,6 +11,7 @@ mod dropout;
 mod fft;
 mod gemm;
 mod halves;
+mod head;
 mod hop;
 mod hyperplane;
 mod layout;
@@ -19,7 +20,9 @@ mod lrn;
 mod minimum;
 mod momentum;
 mod norm;
+mod objective;
 mod optim;
+mod perturb;
 mod pgd;
 mod pointwise;
 mod pool;
@@ -111,6 +114,7 @@ const TABLES: &[fn() -> Vec<Case>] = &[
     dropout::cases,
     fft::cases,
     gemm::cases,
+    head::cases,
     hop::cases,
     hyperplane::cases,
     layout::cases,
@@ -119,7 +123,9 @@ const TABLES: &[fn() -> Vec<Case>] = &[
     minimum::cases,
     momentum::cases,
     norm::cases,
+    objective::cases,
     optim::cases,
+    perturb::cases,
     pgd::cases,
     pointwise::cases,
     pool::cases,
@@ -140,6 +146,7 @@ const ALONE: &[fn() -> Vec<Trial>] = &[
     loss::trials,
     minimum::trials,
     momentum::trials,
+    objective::trials,
     optim::trials,
     pgd::trials,
     rows::trials,
@@ -167,6 +174,11 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials
+}
+
+/// What only training runs.
+fn trained() -> Vec<Case> {
+    [head::cases(), objective::cases(), perturb::cases()].concat()
 }
 
 /// Every fill against the definition, then the same bits again, in other places of the batch and in another batch.
@@ -394,6 +406,8 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
             // Learning rate, momentum, weight decay; the decay of an average.
             ("hyper", _) => [0.1f32, 0.9, 5e-4].map(f64::from).to_vec(),
             ("decay", _) => vec![f64::from(0.999f32)],
+            ("gamma", _) => vec![f64::from(0.01f32)],
+            ("share", _) => (0..n).map(|_| f64::from((2.0 * rng.unit() - 0.5) as f32)).collect(),
             ("alpha" | "eps", _) => (0..n).map(|_| f64::from((0.01 + 0.1 * rng.unit()) as f32)).collect(),
             (name, _) if name.ends_with("var") => (0..n).map(|_| f64::from((0.5 + rng.unit()) as f32)).collect(),
             ("stats", _) => {

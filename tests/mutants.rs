@@ -327,6 +327,17 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
         "at <= n * g.p * g.q ? at",
         "conv_half::bf16.9x9.c16.k24.r3.s1x1.p1.d1x1.n8::emulated-check",
     ),
+    ("objective.cu", "(u32)~c)", "(u32)c)", "objective::grad1_mart.k10::emulated-fast"),
+    ("objective.cu", "own * total - ratio(c)", "own * total + ratio(c)", "objective::grad1_mart.k10::emulated-fast"),
+    ("objective.cu", "q.log_p(c) - kl", "q.log_p(c)", "objective::grad0_kl.k10::emulated-fast"),
+    ("objective.cu", "return c == skip ? 0.0 : exp(", "return exp(", "objective::soft_margin.k10::emulated-fast"),
+    ("head.cu", "* scale - (double)x[i] * pull", "* scale + (double)x[i] * pull", "head::unit_grad.7.g32::emulated-fast"),
+    ("head.cu", "label[i / len] == c", "label[i / len] != c", "head::margins.7::emulated-fast"),
+    ("head.cu", "row * len + (int)blockIdx.x", "row + (int)blockIdx.x * rows", "head::product.7::emulated-fast"),
+    ("perturb.cu", "i < chunks;", "i < chunks - 1;", "perturb::weight.4097::emulated-fast"),
+    ("perturb.cu", "elems - from < CHUNK ? elems - from : CHUNK", "CHUNK", "perturb::weight.4097::emulated-check"),
+    ("pgd.cu", "__fmul_rn(sigma[image], v[k])", "__fmul_rn(sigma[0], v[k])", "pgd::start.normal.3x5.c3::emulated-fast"),
+    ("pgd.cu", "__fadd_rn(end.v[k], -from.v[k])", "__fadd_rn(from.v[k], -end.v[k])", "pgd::between.3x5.c3::emulated-fast"),
 ];
 
 /// The fault of this process, if it has one.

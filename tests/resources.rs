@@ -2,7 +2,7 @@
 //! serialised, a launch fits a multiprocessor. Needs NVRTC, neither a card nor a driver. Must not run kernels.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::Trial;
@@ -69,6 +69,7 @@ const PLANS: &[Row] = &[
     Row::new("attack.resnext50", &[F32, Bf16], |p| attack("resnext50_32x4d", p)).full(),
     Row::new("train.densenet", &[F32, Bf16], |p| training("densenet-cifar10", p)).full(),
     Row::new("train.mobilenet", &[F32, Bf16], |p| training("mobilenet_v2-cifar10", p)).full(),
+    Row::new("train.trades.resnet8", &[F32, Bf16], trades),
     Row::new("attack.wrn34", &[F32, Bf16], |p| attack("wrn-34-10-cifar10", p)).full(),
     Row::new("train.vgg16", &[F32, Bf16], |p| training("vgg16-bn-cifar10", p)).full(),
     Row::new("train.resnet50", &[F32, Bf16], |p| training("resnet50", p)).full(),
@@ -373,7 +374,18 @@ fn training(card: &str, precision: Precision) -> Result<Plan> {
     let card = ModelCard::find(card)?;
     let batch = batch(&card);
     let crafting = train::Recipe::PgdAt.crafting(ThreatModel::linf(8.0 / 255.0));
-    let form = Form { crafting, smoothing: 0.0, nesterov: true, averaged: true, batch, seed: 0 };
+    let form = Form { crafting, nesterov: true, averaged: true, batch, ..Form::default() };
+    let (graph, segments) = step_graph(&card, &form);
+    compile_for(&graph, &segments, batch, precision)
+}
+
+/// A step of TRADES with weight perturbation, margins by class and angles for logits.
+fn trades(precision: Precision) -> Result<Plan> {
+    let text = ModelCard::text("resnet8-cifar10")? + "\nsphere = { scale = 15.0, gamma = 0.03125 }\n";
+    let card = ModelCard::parse(&text, "resnet8", Path::new(""))?;
+    let (threat, batch) = (ThreatModel::linf(8.0 / 255.0), batch(&card));
+    let (crafting, outer) = (train::Recipe::Trades.crafting(threat), train::Recipe::Trades.method(threat).outer);
+    let form = Form { crafting, outer, perturbed: true, table: true, weighted: true, batch, ..Form::default() };
     let (graph, segments) = step_graph(&card, &form);
     compile_for(&graph, &segments, batch, precision)
 }

@@ -2,13 +2,15 @@
 
 mod exact;
 mod golden;
+mod losses;
+mod recipes;
 mod runs;
 
 use libtest_mimic::Trial;
 use petard::tensor::{HostData, HostTensor};
 
 pub fn trials() -> Vec<Trial> {
-    golden::trials().into_iter().chain(runs::trials()).collect()
+    golden::trials().into_iter().chain(losses::trials()).chain(recipes::trials()).chain(runs::trials()).collect()
 }
 
 fn splitmix64(x: u64) -> u64 {

@@ -170,7 +170,8 @@ fn nearest_ops(g: &mut Graph, [x, x0, grad, logits, margin, label]: [Value; 6]) 
     let adam = g.input("adam", Shape::per_image(&planes), DType::F32);
     let seed = g.input("seed", Shape::fixed(&[3]), DType::I32);
     let (steps, rounds, rate, kappa, shrink, beta) = (1 << 20, 9, 0.01, 0.0, 0.999_999, 1e-3);
-    let search = Search { objective: Objective::Squared { shrink }, steps, rounds, abort: false, kappa, rate };
+    let search =
+        Search { objective: petard::graph::nearest::Objective::Squared { shrink }, steps, rounds, abort: false, kappa, rate };
     g.push(Op::Nearest(Nearest::Search(search)), &[state, x, x0, margin, logits]);
     g.push(Op::Nearest(Nearest::TanhStep { shrink, kappa }), &[adam, x, x0, grad, margin, state]);
     g.push(Op::Nearest(Nearest::Shrink { beta, kappa }), &[x, x0, grad, margin, state]);
@@ -190,6 +191,12 @@ fn training_graph(card: &ModelCard) -> Graph {
     let label = g.input("label", Shape::per_image(&[]), DType::I32);
     let logits = nn::build(card, &mut g, x, true).logits;
     let cotangent = g.push(Op::LossGrad(Loss::CrossEntropy { smoothing: 0.0 }), &[logits, label]);
+    let other = g.input("other", g.shape(logits).clone(), DType::F32);
+    g.push(Op::Objective(Objective::Kl), &[logits, other]);
+    for by in [0, 1] {
+        g.push(Op::ObjectiveGrad { of: Objective::Kl, by }, &[logits, other]);
+    }
+    g.push(Op::ObjectiveGrad { of: Objective::Mart { weight: 5.0 }, by: 1 }, &[logits, other, label]);
     let trained = |v: &Value| matches!(g.node(*v).op, Op::Param { role: Role::Weight, .. });
     let weights: Vec<Value> = g.params().values().copied().filter(trained).collect();
     vjp(&mut g, logits, cotangent, &weights);

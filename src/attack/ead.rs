@@ -8,8 +8,9 @@ use super::cw::{MOST_ROUNDS, MOST_TURNS, looks, searched};
 use super::nearest::{Inputs, Sketch, check_count, check_number, check_target, start};
 use super::{Attack, AttackLoss, Bound, Net, Parameters, Place, Target};
 use crate::error::Result;
+use crate::graph::nearest::Objective;
 use crate::graph::nearest::column;
-use crate::graph::{Graph, Nearest, Objective, Op, Search};
+use crate::graph::{Graph, Nearest, Op, Search};
 use crate::plan::Segment;
 use crate::threat::{Distance, Goal, Norm};
 

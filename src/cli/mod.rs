@@ -22,6 +22,8 @@ mod run_args;
 mod spectrum;
 mod stop;
 mod train;
+mod train_args;
+mod train_settings;
 mod value;
 
 use std::process::ExitCode;

@@ -10,8 +10,8 @@ use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
 use super::{
-    Epi, Isa, apgd, climb, diverse, dropout, fft, hop, hyperplane, layout, loss, lrn, minimum, momentum, norm, optim, pgd,
-    pointwise, pool, rows, search, square,
+    Epi, Isa, apgd, climb, diverse, dropout, fft, head, hop, hyperplane, layout, loss, lrn, minimum, momentum, norm, objective,
+    optim, perturb, pgd, pointwise, pool, rows, search, square,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Conv, Graph, Nearest, Op, Plane, Value};
@@ -377,8 +377,26 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
         Op::ResponseNormGrad(norm) => lrn::grad(norm, c(), f(0), f(1), f32s(out)),
         Op::Flatten => layout::flatten(n, cx.hwc(x[0]), f(0), f32s(out)),
         Op::Unflatten { hwc } => layout::unflatten(n, *hwc, f(0), f32s(out)),
+        Op::UnitRows { gamma } => head::unit_rows(*gamma, c(), f(0), f32s(out)),
+        Op::UnitRowsGrad { gamma } => head::unit_rows_grad(*gamma, c(), f(0), f(1), f32s(out)),
+        Op::RowScales { gamma } => head::row_scales(*gamma, f(0), f32s(out)),
+        Op::RowScalesGrad { gamma } => head::row_scales_grad(*gamma, f(0), f(1), f32s(out)),
+        Op::ScaleChannels => head::scale_channels(f(0), f(1), f32s(out)),
+        Op::ProductChannels => head::product_channels(f(0), f(1), f32s(out)),
+        Op::ScaleRows => head::scale_rows(f(0), f(1), f32s(out)),
+        Op::ClassMargins => head::class_margins(f(0), views.i32(x[1]), f(2), f32s(out)),
+        Op::Perturbation => perturb::perturbation(f(0), f(1), f(2), f32s(out)),
         Op::Loss(kind) => loss::loss(*kind, c(), f(0), views.i32(x[1]), target(kind), f32s(out)),
         Op::LossGrad(kind) => loss::loss_grad(*kind, c(), f(0), views.i32(x[1]), target(kind), f32s(out)),
+        Op::Objective(of) | Op::ObjectiveGrad { of, .. } => {
+            let pair = usize::from(of.reads_pair());
+            let label = of.reads_label().then(|| views.i32(x[1 + pair]));
+            let rows = objective::Rows { of: *of, classes: c(), z: f(0), w: f(pair), label };
+            match op {
+                Op::ObjectiveGrad { by, .. } => objective::grad(&rows, *by, f32s(out)),
+                _ => objective::value(&rows, f32s(out)),
+            }
+        }
         Op::Fooled { hit } => loss::fooled(*hit, c(), f(0), views.i32(x[1]), f32s(out)),
         Op::Greater => rows::greater(f(0), f(1), f32s(out)),
         Op::MaxRows => rows::max_rows(f(0), f(1), f32s(out)),
@@ -390,6 +408,7 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
             let lasting = pgd::Place { index: views.i32(x[1]), restart: views.i32(x[2]), length: f(3), seed: views.i32(x[4]) };
             pgd::start(*kind, cx.hwc(x[0]), f(0), lasting, f32s(out));
         }
+        Op::Between => pgd::between(f(0), f(1), f(2), f32s(out)),
         Op::PgdStep { norm } => {
             let out = f32s(out);
             if !in_place(views, step, 0) {

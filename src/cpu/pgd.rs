@@ -36,8 +36,19 @@ pub(crate) fn start(kind: StartKind, hwc: [usize; 3], x0: &[f32], place: Place, 
             StartKind::Ball(norm) => rng::start(norm, place.length[n], &stream, &chw, &mut drawn),
             StartKind::Sign => rng::start_sign(place.length[n], &stream, &chw, &mut drawn),
             StartKind::Boundary(norm) => rng::start_boundary(norm, place.length[n], &stream, &chw, &mut drawn),
+            StartKind::Normal => rng::start_normal(place.length[n], &stream, &chw, &mut drawn),
         }
         chw_to_hwc(&drawn, hwc.into(), out);
+    });
+}
+
+/// `clip(x0 + share * (x - x0), 0, 1)` for each image; `share` is `[N]`. A NaN stays one.
+pub(crate) fn between(x0: &[f32], x: &[f32], share: &[f32], out: &mut [f32]) {
+    assert!(x.len() == x0.len() && out.len() == x0.len(), "between: {} and {} into {}", x0.len(), x.len(), out.len());
+    let len = row_len(share.len(), x.len());
+    let images = x0.par_chunks(len).zip(x.par_chunks(len)).zip(share);
+    out.par_chunks_mut(len).zip(images).for_each(|(out, ((x0, x), &share))| {
+        out.iter_mut().zip(x0.iter().zip(x)).for_each(|(out, (&x0, &x))| *out = (x0 + share * (x - x0)).clamp(0.0, 1.0));
     });
 }
 

@@ -5,8 +5,9 @@
 use rayon::prelude::*;
 
 use super::rows::row_len;
+use crate::graph::Search;
+use crate::graph::nearest::Objective;
 use crate::graph::nearest::column::*;
-use crate::graph::{Objective, Search};
 use crate::threat::sum;
 
 /// Decay of Adam's two moments.

@@ -8,6 +8,7 @@ mod cifar_c;
 pub mod corrupt;
 mod file;
 mod images;
+pub mod longtail;
 mod resize;
 pub mod save;
 mod synthetic;

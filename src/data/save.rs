@@ -101,6 +101,11 @@ impl Writer {
         Self::open(path, Content { floats: "images", bytes: true, dims: shape.to_vec(), integers })
     }
 
+    /// For images as they are, of `shape` `[C, H, W]`: `images` (f32), `label`, `index` (i64); a set to read again.
+    pub fn create_values(path: &Path, shape: [usize; 3]) -> Result<Self> {
+        Self::open(path, Content { floats: "images", bytes: false, dims: shape.to_vec(), integers: &["label", "index"] })
+    }
+
     fn open(path: &Path, content: Content) -> Result<Self> {
         assert!(content.dims.iter().all(|&d| d > 0), "rows of {:?}", content.dims);
         let target = match path.extension().and_then(|e| e.to_str()) {
@@ -135,6 +140,12 @@ impl Writer {
     pub fn append_logits(&mut self, rows: &Inferred) -> Result<()> {
         assert_eq!(self.content.floats, "logits", "this writer takes images");
         self.push(bytemuck::cast_slice(rows.logits), &[rows.label, rows.index])
+    }
+
+    /// Adds images as they are. Panics for another writer, or where the slices do not fit each other.
+    pub fn append_values(&mut self, pixels: &[f32], label: &[i64], index: &[i64]) -> Result<()> {
+        assert_eq!(self.content.floats, "images", "this writer takes something else");
+        self.push(bytemuck::cast_slice(pixels), &[label, index])
     }
 
     /// Adds images `[N, C, H, W]` of bytes with their labels, where the set has them, and their positions in the split. Panics for

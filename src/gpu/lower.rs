@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use super::driver::{DeviceProps, Dims};
 use super::spec::KernelSpec;
 use super::{
-    apgd, climb, conv, dropout, fft, gemm, hop, hyperplane, layout, loss, lrn, minimum, momentum, norm, optim, pgd, pointwise,
-    pool, rows, search, square,
+    apgd, climb, conv, dropout, fft, gemm, head, hop, hyperplane, layout, loss, lrn, minimum, momentum, norm, objective, optim,
+    perturb, pgd, pointwise, pool, rows, search, square,
 };
 use crate::graph::{Graph, Nearest, Op, Value};
 use crate::plan::{Fused, Head, Plan, Program, Slot, Step};
@@ -352,6 +352,17 @@ impl Lower<'_> {
             Op::DropoutMask { .. } | Op::Dropout { .. } => dropout::lower(self, step, op),
             Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. } => loss::lower(self, step, op),
             Op::Greater | Op::MaxRows | Op::SelectRows | Op::Column { .. } | Op::GradStatus => rows::lower(self, step, op),
+            Op::UnitRows { .. }
+            | Op::UnitRowsGrad { .. }
+            | Op::RowScales { .. }
+            | Op::RowScalesGrad { .. }
+            | Op::ScaleChannels
+            | Op::ProductChannels
+            | Op::ScaleRows
+            | Op::ClassMargins => head::lower(self, step, op),
+            Op::Perturbation => perturb::lower(self, step),
+            Op::Objective(_) | Op::ObjectiveGrad { .. } => objective::lower(self, step, op),
+            Op::Between => pgd::between(self, step),
             Op::Start { kind } => pgd::start(self, step, *kind),
             Op::PgdStep { norm } => pgd::lower(self, step, *norm),
             Op::Hyperplane(plane) => hyperplane::lower(self, step, *plane),

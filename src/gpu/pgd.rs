@@ -28,13 +28,28 @@ pub(super) fn start(cx: &mut Lower, step: &Step, kind: StartKind) {
         StartKind::Boundary(Norm::Linf) => ("pgd_start_edge_linf", owned(n, elems)),
         StartKind::Boundary(Norm::L2) => ("pgd_start_edge_l2", owned(n, elems)),
         StartKind::Boundary(Norm::L1) => ("pgd_start_noise", owned(n, elems)),
-        StartKind::Ball(Norm::Linf) | StartKind::Sign => {
+        StartKind::Ball(Norm::Linf) | StartKind::Sign | StartKind::Normal => {
             let (dims, parts) = flat(n, elems, 4);
             args.push(parts);
-            (if kind == StartKind::Sign { "pgd_start_sign" } else { "pgd_start_linf" }, dims)
+            let entry = match kind {
+                StartKind::Sign => "pgd_start_sign",
+                StartKind::Normal => "pgd_start_normal",
+                StartKind::Ball(_) | StartKind::Boundary(_) => "pgd_start_linf",
+            };
+            (entry, dims)
         }
     };
     cx.emit(spec(entry, elems), dims, args, Work { flops: 0, bytes: 2 * cx.bytes(step.output) });
+}
+
+/// A point on the line through two images.
+pub(super) fn between(cx: &mut Lower, step: &Step) {
+    let elems = cx.graph().shape(step.output).elems();
+    let mut args = vec![cx.at(step.output)];
+    args.extend(step.inputs.iter().map(|&v| cx.in_storage(v, DType::F32)).collect::<Vec<_>>());
+    let (dims, parts) = flat(cx.n(), elems, vector(elems));
+    args.extend([Operand::I32(i32::try_from(elems).expect("an image has fewer than 2^31 elements")), parts]);
+    cx.emit(spec("pgd_between", elems), dims, args, Work { flops: 0, bytes: 3 * cx.bytes(step.output) });
 }
 
 pub(super) fn lower(cx: &mut Lower, step: &Step, norm: Norm) {

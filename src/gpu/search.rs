@@ -3,7 +3,8 @@
 use super::driver::Dims;
 use super::lower::{Lower, Operand, Work};
 use super::spec::KernelSpec;
-use crate::graph::{Nearest, Objective};
+use crate::graph::Nearest;
+use crate::graph::nearest::Objective;
 use crate::plan::Step;
 use crate::tensor::DType;
 

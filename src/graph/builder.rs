@@ -1,6 +1,8 @@
 //! The verbs that networks are written in. Each adds its nodes under the parameter names of the state dict.
 //! Knows no network; shapes are asserted by `push`.
 
+use std::ops::Range;
+
 use super::{Conv, Graph, Op, Pool, ResponseNorm, Role, Value};
 
 impl Graph {
@@ -53,6 +55,29 @@ impl Graph {
             for (row, key) in ["running_mean", "running_var"].into_iter().enumerate() {
                 let running = self.params[&format!("{name}.{key}")];
                 out.push((running, self.push(Op::RunningUpdate { momentum, row }, &[running, stats, x])));
+            }
+        }
+        out
+    }
+    /// The same for several passes through one network, each given by the range of its nodes: the statistics of the first
+    /// pass go in first. A pass may be named twice.
+    pub fn running_updates_of(&mut self, momentum: f32, passes: &[Range<usize>]) -> Vec<(Value, Value)> {
+        let mut out: Vec<(Value, Value)> = Vec::new();
+        for v in passes.iter().flat_map(|pass| self.values().filter(|v| pass.contains(&v.index()))).collect::<Vec<_>>() {
+            let node = self.node(v);
+            if !matches!(node.op, Op::BatchNormTrain { .. }) {
+                continue;
+            }
+            let (x, stats, name) = (node.inputs[0], node.inputs[1], node.label.clone());
+            for (row, key) in ["running_mean", "running_var"].into_iter().enumerate() {
+                let running = self.params[&format!("{name}.{key}")];
+                let at = out.iter().position(|(state, _)| *state == running);
+                let before = at.map_or(running, |at| out[at].1);
+                let next = self.push(Op::RunningUpdate { momentum, row }, &[before, stats, x]);
+                match at {
+                    Some(at) => out[at].1 = next,
+                    None => out.push((running, next)),
+                }
             }
         }
         out

@@ -23,7 +23,7 @@ pub fn vjp(graph: &mut Graph, output: Value, cotangent: Value, wrt: &[Value]) ->
         let node = graph.node(value).clone();
         graph.set_scope(&node.label);
         for (input, position) in distinct(&node.inputs) {
-            if !needed[input.index()] {
+            if !needed[input.index()] || !differentiable(&node.op, position) {
                 continue;
             }
             let d = rule(graph, value, &node.op, &node.inputs, g, position);
@@ -65,7 +65,7 @@ fn differentiable(op: &Op, position: usize) -> bool {
         Op::BatchNorm { .. } => position < 3,
         Op::BatchNormTrain { .. } => position != 1,
         Op::BatchStats | Op::RunningUpdate { .. } | Op::DropoutMask { .. } | Op::ReluMask { .. } | Op::MaxPoolIndex(_) => false,
-        Op::Dropout { .. } | Op::SpectrumFilter | Op::Diversify(_) => position == 0,
+        Op::Dropout { .. } | Op::SpectrumFilter | Op::Diversify(_) | Op::ScaleRows | Op::ClassMargins => position == 0,
         _ => true,
     }
 }
@@ -144,6 +144,15 @@ fn rule(graph: &mut Graph, y: Value, op: &Op, x: &[Value], g: Value, position: u
         (Op::Unflatten { .. }, _) => graph.push(Op::Flatten, &[g]),
         (Op::Scale { factor }, _) => graph.push(Op::Scale { factor: *factor }, &[g]),
         (Op::Diversify(diversity), 0) => graph.push(Op::DiversifyGrad(*diversity), &[g, x[1], x[2], x[3], x[4]]),
+        (Op::UnitRows { gamma }, _) => graph.push(Op::UnitRowsGrad { gamma: *gamma }, &[g, x[0]]),
+        (Op::RowScales { gamma }, _) => graph.push(Op::RowScalesGrad { gamma: *gamma }, &[g, x[0]]),
+        (Op::ScaleChannels, 0) => graph.push(Op::ScaleChannels, &[g, x[1]]),
+        (Op::ScaleChannels, 1) => graph.push(Op::ProductChannels, &[g, x[0]]),
+        (Op::ScaleRows, 0) => graph.push(Op::ScaleRows, &[g, x[1]]),
+        (Op::ClassMargins, 0) => {
+            let scale = once(graph, Op::Row { index: 0 }, &[x[2]]);
+            graph.push(Op::ScaleChannels, &[g, scale])
+        }
         (Op::Dropout { p }, 0) => graph.push(Op::Dropout { p: *p }, &[g, x[1]]),
         (Op::SpectrumFilter, 0) => graph.push(Op::SpectrumFilter, &[g, x[1]]),
         (Op::Rfft2 { dual }, _) => {

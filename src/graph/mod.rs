@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 
 pub use apgd::ApgdRule;
 pub use grad::vjp;
-pub use nearest::{Follow, Nearest, Objective, Search};
-pub use op::{Conv, Diversity, Loss, Op, Plane, Pool, ResponseNorm, Role, StartKind};
+pub use nearest::{Follow, Nearest, Search};
+pub use op::{Conv, Diversity, Loss, Objective, Op, Plane, Pool, ResponseNorm, Role, StartKind};
 pub use ring::Rings;
 
 use crate::tensor::{DType, Shape};

@@ -159,6 +159,42 @@ impl Loss {
     }
 }
 
+/// A per-image loss that trains, beyond [`Loss`]: on the logits `z` and `w` of two forms of an image, on soft targets `q`,
+/// or on logits and label alone. `p(z)` is their softmax.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Objective {
+    /// `(z, w)`: `KL(p(z) || p(w))`, as in TRADES.
+    Kl,
+    /// `(z, w, label)`: boosted cross-entropy of `w`, plus `weight * (1.0000001 - p_y(z))` times the KL of MART.
+    Mart { weight: f32 },
+    /// `(z, w)`: `|z - w|^2`, summed over classes, as in adversarial logit pairing.
+    Squared,
+    /// `(z, q)`: cross-entropy with a target distribution, `sum_c q_c (logsumexp(z) - z_c)`.
+    Soft,
+    /// `(z, label)`: `-(1 - p_y)^gamma log p_y`.
+    Focal { gamma: f32 },
+    /// `(z, label)`: `-sum_c (1 - s_c)^gamma log s_c` with `s_c = sigmoid(z_c)` at the label, `sigmoid(-z_c)` elsewhere.
+    /// With a gamma of 0 it is the binary cross-entropy.
+    SigmoidFocal { gamma: f32 },
+    /// `(z, label)`: `logsumexp_{c != y} z_c - z_y`, the soft margin of MMA.
+    SoftMargin,
+}
+
+impl Objective {
+    /// Whether a second row of floats is read: other logits, or soft targets.
+    pub fn reads_pair(self) -> bool {
+        matches!(self, Objective::Kl | Objective::Mart { .. } | Objective::Squared | Objective::Soft)
+    }
+    /// Whether the label is read, as the last input.
+    pub fn reads_label(self) -> bool {
+        !matches!(self, Objective::Kl | Objective::Squared | Objective::Soft)
+    }
+    /// Whether there is a gradient to the second row too.
+    pub fn moves_pair(self) -> bool {
+        matches!(self, Objective::Kl | Objective::Mart { .. } | Objective::Squared)
+    }
+}
+
 /// How an attack starts at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartKind {
@@ -169,6 +205,8 @@ pub enum StartKind {
     /// On the surface of the ball of a norm; in L1 noise that a move of length 0 has yet to project: see
     /// [`crate::rng::start_boundary`].
     Boundary(Norm),
+    /// A little noise, not clipped: see [`crate::rng::start_normal`].
+    Normal,
 }
 
 /// A part of an attack that takes the boundary to another class for a hyperplane: where `f + <w, v - x> = 0`, with `f [N]` the
@@ -330,10 +368,32 @@ pub enum Op {
     /// `(x, mask)`: `x / (1 - p)` where the bit is set, else 0. Its gradient is the same op.
     Dropout { p: f32 },
 
+    /// Each row (the last dimension) over its length plus `gamma`; a row without length gives zeros.
+    UnitRows { gamma: f32 },
+    /// `(g, x)`: the gradient of `UnitRows`.
+    UnitRowsGrad { gamma: f32 },
+    /// `w [K, D]` -> `[K]`: `1 / (|w_k| + gamma)`; 0 for a row without length.
+    RowScales { gamma: f32 },
+    /// `(g, w)`: the gradient of `RowScales`.
+    RowScalesGrad { gamma: f32 },
+    /// `(x, r)`: times `r [C]` along the last dimension.
+    ScaleChannels,
+    /// `(g, x)` -> `[C]`: sum of `g * x` over everything but the last dimension.
+    ProductChannels,
+    /// `(x, r)`: each image times its own `r [N]`.
+    ScaleRows,
+    /// `(z, label, table)`: `scale_c z_c + bias_c`, less `margin_c` at the label; `table [3, K]` holds these three rows.
+    ClassMargins,
+
     /// `(z, label)` or `(z, label, target)` -> `[N]`.
     Loss(Loss),
     /// The gradient of each image's own loss with respect to its logits -> `[N, K]`.
     LossGrad(Loss),
+
+    /// The inputs of the objective -> `[N]`.
+    Objective(Objective),
+    /// The gradient of each image's own objective with respect to the first row (`by` 0) or the second -> `[N, K]`.
+    ObjectiveGrad { of: Objective, by: usize },
 
     /// `(z, label)` -> `[N]`: 1 where the highest logit is not at the label (ties: the lowest class wins; NaN
     /// counts as wrong), else 0. `(z, target)` with `hit`: 1 where it is at the target.
@@ -352,6 +412,8 @@ pub enum Op {
     /// `[N]`, `seed [3]` is its lower and upper word and a step. Philox by the element's place in the NCHW image, purpose
     /// `Start`.
     Start { kind: StartKind },
+    /// `(x0, x, share)` -> `x0 + share * (x - x0)`, clipped to [0,1]; `share` is `[N]`.
+    Between,
     /// `(x, x0, g, alpha, eps)` -> the next iterate; `alpha` and `eps` are `[N]`. `x` may be replaced in place.
     PgdStep { norm: Norm },
     /// A step of FAB or DeepFool, or a part of one.
@@ -427,6 +489,9 @@ pub enum Op {
     /// `(w, g, v, hyper)` with the next velocity -> `w - lr * v`; with Nesterov's momentum
     /// `w - lr * (g + weight_decay * w + momentum * v)`. `w` may be replaced in place.
     SgdStep { nesterov: bool },
+    /// `(w, g, gamma)` -> `gamma * |w| / (|g| + 1e-20) * g` with the lengths of the whole arrays: the change of a weight in
+    /// adversarial weight perturbation; `gamma` is a scalar.
+    Perturbation,
     /// `(average, value, decay)` -> `decay * average + (1 - decay) * value`; `decay` is a scalar. `average` may be
     /// replaced in place.
     Ema,

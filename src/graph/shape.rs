@@ -248,6 +248,55 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             assert!(*at(1) == rows() && inputs[1].1 == DType::I32 && inputs[2].1 == DType::I32, "{op:?}: index and step");
             return (at(0).clone(), DType::Bits);
         }
+        Op::UnitRows { .. } => {
+            count(1);
+            f32s(&[0]);
+            last(0);
+            at(0).clone()
+        }
+        Op::UnitRowsGrad { .. } => {
+            count(2);
+            f32s(&[0, 1]);
+            same(0, 1);
+            at(0).clone()
+        }
+        Op::RowScales { .. } => {
+            count(1);
+            assert!(!at(0).batched && at(0).dims.len() == 2, "{op:?} of {}", at(0));
+            Shape::fixed(&[at(0).dims[0]])
+        }
+        Op::RowScalesGrad { .. } => {
+            count(2);
+            vector(0, at(1).dims[0]);
+            at(1).clone()
+        }
+        Op::ScaleChannels => {
+            count(2);
+            f32s(&[0, 1]);
+            vector(1, last(0));
+            at(0).clone()
+        }
+        Op::ProductChannels => {
+            count(2);
+            f32s(&[0, 1]);
+            same(0, 1);
+            Shape::fixed(&[last(0)])
+        }
+        Op::ScaleRows => {
+            count(2);
+            f32s(&[0, 1]);
+            assert!(at(0).batched, "{op:?} on {}", at(0));
+            is_rows(1);
+            at(0).clone()
+        }
+        Op::ClassMargins => {
+            count(3);
+            assert!(at(0).batched && at(0).dims.len() == 1, "{op:?} on {}", at(0));
+            is_rows(1);
+            assert_eq!(inputs[1].1, DType::I32, "{op:?}: labels are not i32");
+            assert_eq!(*at(2), Shape::fixed(&[3, last(0)]), "{op:?}: the table has three rows of classes");
+            at(0).clone()
+        }
         Op::Loss(loss) | Op::LossGrad(loss) => {
             count(if loss.targeted() { 3 } else { 2 });
             assert!(at(0).batched && at(0).dims.len() == 1, "{op:?} on {}", at(0));
@@ -256,6 +305,23 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
                 assert_eq!(*dtype, DType::I32, "{op:?}: labels are not i32");
             }
             if matches!(op, Op::Loss(_)) { rows() } else { at(0).clone() }
+        }
+        Op::Objective(of) | Op::ObjectiveGrad { of, .. } => {
+            let (pair, label) = (usize::from(of.reads_pair()), usize::from(of.reads_label()));
+            count(1 + pair + label);
+            assert!(at(0).batched && at(0).dims.len() == 1, "{op:?} on {}", at(0));
+            same(0, pair);
+            if label == 1 {
+                is_rows(1 + pair);
+                assert_eq!(inputs[1 + pair].1, DType::I32, "{op:?}: labels are not i32");
+            }
+            match op {
+                Op::ObjectiveGrad { by, .. } => {
+                    assert!(*by == 0 || *by == 1 && of.moves_pair(), "{op:?}: no such gradient");
+                    at(0).clone()
+                }
+                _ => rows(),
+            }
         }
         Op::Fooled { .. } => {
             count(2);
@@ -293,6 +359,13 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             assert_eq!(*at(4), Shape::fixed(&[3]), "{op:?}: the seed is two words and a step");
             let words = [1, 2, 4].into_iter().all(|i| inputs[i].1 == DType::I32);
             assert!(words && inputs[3].1 == DType::F32, "{op:?}: index, restart and seed are i32, the length is f32");
+            at(0).clone()
+        }
+        Op::Between => {
+            count(3);
+            f32s(&[0, 1, 2]);
+            same(0, 1);
+            is_rows(2);
             at(0).clone()
         }
         Op::PgdStep { .. } => {
@@ -455,6 +528,13 @@ pub(super) fn infer(op: &Op, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
             same(0, 1);
             same(0, 2);
             vector(3, 3);
+            at(0).clone()
+        }
+        Op::Perturbation => {
+            count(3);
+            f32s(&[0, 1, 2]);
+            same(0, 1);
+            assert!(!at(0).batched && *at(2) == Shape::fixed(&[]), "{op:?}: of a parameter, by a scalar");
             at(0).clone()
         }
         Op::Ema => {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::embedded::{CARDS, FOLDER};
 use super::keys::{Bad, Channels, Checked, Family, Keys, MOST_CHANNELS};
-use super::{AlexNet, AllCnn, Arch, DenseNet, Inception, InceptionVersion, MobileNetV1, MobileNetV2, NasNet};
-use super::{Names, PreAct, ResNet, Vgg, WideResNet};
+use super::{
+    AlexNet, AllCnn, Arch, DenseNet, Inception, InceptionVersion, MobileNetV1, MobileNetV2, Names, NasNet, PreAct, ResNet,
+    Sphere, Vgg, WideResNet,
+};
 use crate::error::{Error, Result};
 
 /// A network, its normalisation and its default weights, checked.
@@ -29,6 +31,8 @@ pub struct ModelCard {
     pub bgr: bool,
     /// Names of the classes; empty where the card gives none.
     pub labels: Vec<String>,
+    /// Where the last layer answers by angles.
+    pub sphere: Option<Sphere>,
     /// Default weights, resolved against the card's folder.
     pub weights: Option<PathBuf>,
     /// Digest that the weights file must have, 64 lower-case hexadecimal digits.
@@ -153,6 +157,7 @@ impl ModelCard {
             std,
             bgr: keys.channels == Some(Channels::Bgr),
             labels,
+            sphere: keys.sphere.take().map(Sphere::checked).transpose()?,
             weights: keys.weights.map(|w| folder.join(w)),
             sha256: keys.sha256.map(digest).transpose()?,
             clean_accuracy: keys.clean_accuracy,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::resnet::{Block, Names, Shortcut, Stem};
+use super::sphere::Sphere;
 use super::vgg::{Head, Layer};
 
 /// Most channels of a layer and most classes: far above every network, and small enough that no product overflows.
@@ -116,6 +117,7 @@ pub(super) struct Keys {
     pub multiplier: Option<f64>,
     pub width: Option<usize>,
     pub stem_width: Option<usize>,
+    pub sphere: Option<Sphere>,
 }
 
 /// What the key `variant` may say; each family takes some of them.

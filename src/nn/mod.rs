@@ -16,6 +16,7 @@ mod nasnet;
 mod pickle;
 mod preact;
 mod resnet;
+mod sphere;
 mod tensorfile;
 mod torch;
 mod vgg;
@@ -33,6 +34,7 @@ pub use mobilenet::{MobileNetV1, MobileNetV2};
 pub use nasnet::NasNet;
 pub use preact::{PreAct, PreActVariant};
 pub use resnet::{Block, Names, ResNet, Shortcut, Stem};
+pub use sphere::Sphere;
 pub use torch::{StateDict, read_state_dict};
 pub use vgg::{Head, Layer, Vgg};
 pub use weights::Weights;
@@ -121,7 +123,7 @@ fn append(card: &ModelCard, graph: &mut Graph, image: Value, train: Option<u64>)
         x = graph.concat(&planes);
     }
     let mut layers = Layers { graph, train };
-    match &card.arch {
+    let net = match &card.arch {
         Arch::ResNet(net) => net.build(&mut layers, x, card.classes),
         Arch::PreAct(net) => net.build(&mut layers, x, card.classes),
         Arch::Wide(net) => net.build(&mut layers, x, card.classes),
@@ -133,7 +135,8 @@ fn append(card: &ModelCard, graph: &mut Graph, image: Value, train: Option<u64>)
         Arch::MobileNetV1(net) => net.build(&mut layers, x, card.classes),
         Arch::MobileNetV2(net) => net.build(&mut layers, x, card.classes),
         Arch::NasNet(net) => net.build(&mut layers, x, card.classes),
-    }
+    };
+    card.sphere.map_or(net, |sphere| sphere.end(graph, net))
 }
 
 /// Multiply-adds of the convolutions and linear layers of `graph` for one image: what is published as a network's FLOPs.

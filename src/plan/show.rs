@@ -114,6 +114,7 @@ fn op_text(op: &Op) -> String {
                 Op::SquareStart { norm } | Op::SquareStep { norm } => format!(" {norm}"),
                 Op::HopDistance { norm } | Op::HopQuery { norm } => format!(" {norm}"),
                 Op::Nearest(nearest) => format!(" {}", nearest.name()),
+                Op::Objective(of) | Op::ObjectiveGrad { of, .. } => format!(" {of:?}"),
                 _ => String::new(),
             };
             kebab(&text[..end]) + &detail

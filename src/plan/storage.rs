@@ -72,9 +72,15 @@ fn judged(graph: &Graph) -> BTreeSet<Value> {
     let mut out = BTreeSet::new();
     for v in graph.values().rev() {
         let node = graph.node(v);
-        let passes = matches!(node.op, Op::AddBias | Op::Scale { .. } | Op::Add | Op::Flatten) && out.contains(&v);
+        let passes = matches!(
+            node.op,
+            Op::AddBias | Op::Scale { .. } | Op::Add | Op::Flatten | Op::ScaleChannels | Op::ScaleRows | Op::ClassMargins
+        ) && out.contains(&v);
         if matches!(node.op, Op::Loss(_) | Op::LossGrad(_) | Op::Fooled { .. } | Op::Kl | Op::KlGrad) || passes {
             out.insert(node.inputs[0]);
+        }
+        if let Op::Objective(of) | Op::ObjectiveGrad { of, .. } = node.op {
+            out.extend(&node.inputs[..1 + usize::from(of.reads_pair())]);
         }
     }
     out
@@ -88,6 +94,15 @@ fn in_network(op: &Op) -> bool {
             | Op::Param { .. }
             | Op::Loss(_)
             | Op::LossGrad(_)
+            | Op::Objective(_)
+            | Op::ObjectiveGrad { .. }
+            | Op::Between
+            | Op::UnitRows { .. }
+            | Op::UnitRowsGrad { .. }
+            | Op::ScaleChannels
+            | Op::ScaleRows
+            | Op::ClassMargins
+            | Op::Perturbation
             | Op::Start { .. }
             | Op::PgdStep { .. }
             | Op::ApgdState(_)

@@ -10,6 +10,9 @@ pub struct Augment {
     pub pad: usize,
     /// Whether half of the images are mirrored left to right.
     pub flip: bool,
+    /// Side of a black square somewhere in the image, part of it beyond the edge where it comes so; 0 = none.
+    /// DeVries and Taylor 2017, <https://arxiv.org/abs/1708.04552>.
+    pub cutout: usize,
 }
 
 /// Which image in which epoch of which run.
@@ -38,6 +41,16 @@ impl Augment {
                 let x = if mirrored { w - 1 - x } else { x } + left;
                 let inside = (self.pad..self.pad + w).contains(&x);
                 *value = source.filter(|_| inside).map_or(0.0, |line| line[x - self.pad]);
+            }
+        }
+        if self.cutout > 0 {
+            let [middle_y, middle_x] = [(3, h), (4, w)].map(|(i, side)| below(stream.bits(i), side));
+            let span = |middle: usize, side: usize| {
+                let end = middle + self.cutout - self.cutout / 2;
+                end.saturating_sub(self.cutout)..end.min(side)
+            };
+            for row in (0..c).flat_map(|plane| span(middle_y, h).map(move |y| plane * h + y)) {
+                to[row * w..][span(middle_x, w)].fill(0.0);
             }
         }
     }
@@ -84,7 +97,7 @@ mod tests {
             .flat_map(|d| (-2..=2).flat_map(move |r| [moved(d, r, false), moved(d, r, true)]))
             .map(|v| v.iter().map(|p| p.to_bits()).collect())
             .collect();
-        let augment = Augment { pad: 2, flip: true };
+        let augment = Augment { pad: 2, flip: true, cutout: 0 };
         let seen: BTreeSet<Vec<u32>> = (0..2000)
             .map(|i| varied(augment, Draw { seed: 1, index: i % 500, epoch: i / 500 }).iter().map(|p| p.to_bits()).collect())
             .collect();
@@ -93,13 +106,29 @@ mod tests {
 
     #[test]
     fn nothing_asked_nothing_changed() {
-        let none = Augment { pad: 0, flip: false };
+        let none = Augment { pad: 0, flip: false, cutout: 0 };
         assert!((0..50).all(|index| varied(none, Draw { seed: 3, index, epoch: 0 }) == image()));
     }
 
     #[test]
+    fn a_square_is_cut_out_whole_inside_and_in_part_at_the_edge() {
+        let cut = Augment { pad: 0, flip: false, cutout: 3 };
+        let mut sizes = BTreeSet::new();
+        for index in 0..400 {
+            let out = varied(cut, Draw { seed: 2, index, epoch: 0 });
+            let gone: Vec<usize> = (0..30).filter(|&i| out[i] == 0.0).collect();
+            assert!((0..60).all(|i| if gone.contains(&(i % 30)) { out[i] == 0.0 } else { out[i] == image()[i] }), "both planes");
+            let side = |of: fn(usize) -> usize| gone.iter().map(|&i| of(i)).collect::<BTreeSet<_>>().len();
+            let (rows, cols) = (side(|i| i / 6), side(|i| i % 6));
+            assert_eq!(gone.len(), rows * cols, "a rectangle");
+            sizes.insert((rows, cols));
+        }
+        assert_eq!(sizes, [(2, 2), (2, 3), (3, 2), (3, 3)].into());
+    }
+
+    #[test]
     fn half_are_mirrored() {
-        let flip = Augment { pad: 0, flip: true };
+        let flip = Augment { pad: 0, flip: true, cutout: 0 };
         let count = (0..2000).filter(|&index| varied(flip, Draw { seed: 5, index, epoch: 2 }) != image()).count();
         assert!((900..1100).contains(&count), "{count} of 2000 mirrored");
     }

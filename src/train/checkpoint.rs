@@ -3,7 +3,8 @@
 //! and holds all that a resumed run needs, so a kill between two files loses nothing.
 //!
 //! `config.json`; `best`, `last` (with an average also `best-ema`, `last-ema`) `.safetensors`: state dicts; `card.toml`:
-//! the card with the best weights (the average where there is one) and their digest; `log.csv`: a line an epoch.
+//! the card with the best weights (the average where there is one) and their digest; `log.csv`: a line an epoch;
+//! `classes.csv`: the best epoch, class by class.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -47,7 +48,17 @@ pub(super) struct Position {
     pub seen: usize,
     pub correct: usize,
     pub best: Option<Best>,
+    /// What the guard saw after the last epoch, and how often it went back.
+    pub guarded: Option<f64>,
+    pub rollbacks: u32,
+    /// Whether the run has ended before its last epoch.
+    pub ended: bool,
 }
+
+/// The state that a guard goes back to.
+pub(super) const GOOD: &str = "good.state.safetensors";
+/// The state that a run goes on from.
+pub(super) const LAST: &str = "last.state.safetensors";
 
 /// A run as it was saved.
 pub(super) struct Saved {
@@ -75,7 +86,8 @@ impl Folder {
         }
         if resume && there {
             folder.sweep()?;
-            let saved = folder.read()?;
+            let saved = folder.read(LAST)?;
+            folder.log = folder.log_until(saved.at.epoch)?;
             return Ok((folder, Some(saved)));
         }
         fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
@@ -122,8 +134,14 @@ impl Folder {
         self.put("log.csv", format!("{}{}", Row::csv_header(), self.log).as_bytes())
     }
 
-    /// Saves everything that the rest of the run depends on.
-    pub fn save_state(&self, at: &Position, state: &Tensors) -> Result<()> {
+    /// Keeps the weights of an epoch.
+    pub fn keep(&self, epoch: usize, weights: &Tensors) -> Result<()> {
+        let graph = nn::parameters(&self.config.card);
+        Weights::from_tensors(weights.clone(), &graph)?.save(&self.file(&format!("epoch-{epoch}.safetensors"))).map(drop)
+    }
+
+    /// Saves everything that the rest of the run depends on, as [`LAST`] or [`GOOD`].
+    pub fn save_state(&self, name: &str, at: &Position, state: &Tensors) -> Result<()> {
         let view = |t: &HostTensor| -> Vec<u8> {
             let HostData::F32(data) = &t.data else { unreachable!("the state is f32") };
             data.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -134,7 +152,7 @@ impl Folder {
         });
         let meta = HashMap::from([("petard".to_string(), Json::Object(self.describe(at)).to_string())]);
         let file = safetensors::serialize(views, Some(meta)).expect("names are unique and sizes fit");
-        self.put("last.state.safetensors", &file)
+        self.put(name, &file)
     }
 
     fn describe(&self, at: &Position) -> Map<String, Json> {
@@ -148,13 +166,17 @@ impl Folder {
         meta.insert("loss".into(), json!(at.loss.to_bits()));
         meta.insert("seen".into(), json!(at.seen));
         meta.insert("correct".into(), json!(at.correct));
+        meta.insert("guarded".into(), json!(at.guarded.map(f64::to_bits)));
+        meta.insert("rollbacks".into(), json!(at.rollbacks));
+        meta.insert("ended".into(), json!(at.ended));
         meta.insert("best".into(), json!(best));
         meta.insert("config".into(), Json::Object(self.config.parameters()));
         meta
     }
 
-    fn read(&mut self) -> Result<Saved> {
-        let path = self.file("last.state.safetensors");
+    /// The state saved as `name`.
+    pub fn read(&self, name: &str) -> Result<Saved> {
+        let path = self.file(name);
         let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
         let broken = || {
             Error::model(format!("`{}` is not the state of a training run", path.display()))
@@ -169,7 +191,6 @@ impl Folder {
         let f32s = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|&v| f32::from_le_bytes(v)).collect();
         let tensors = file.tensors().into_iter();
         let state = tensors.map(|(name, t)| (name, HostTensor::f32(t.shape(), f32s(t.data())))).collect();
-        self.log = self.log_until(at.epoch)?;
         Ok(Saved { at, state })
     }
 
@@ -199,7 +220,7 @@ impl Folder {
     }
 
     /// Writes a file beside its place and renames it when complete.
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.file(name);
         let failed = |e| Error::io("write", &path, e);
         let mut builder = tempfile::Builder::new();
@@ -227,6 +248,9 @@ fn position(meta: &Json) -> Option<Position> {
         seen: count(&meta["seen"])?,
         correct: count(&meta["correct"])?,
         best,
+        guarded: meta["guarded"].as_u64().map(f64::from_bits),
+        rollbacks: meta["rollbacks"].as_u64().and_then(|n| u32::try_from(n).ok())?,
+        ended: meta["ended"].as_bool()?,
     })
 }
 

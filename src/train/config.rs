@@ -4,8 +4,11 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::augment::Augment;
-use super::recipe::{Crafting, Recipe};
+use super::form::{Criterion, Form};
+use super::longtail::{LongTail, Sampler};
+use super::recipe::{BatchNorm, Crafting, Method, Recipe};
 use super::schedule::Schedule;
+use super::tricks::Tricks;
 use crate::error::{Error, Result};
 use crate::nn::ModelCard;
 use crate::plan::Precision;
@@ -21,6 +24,12 @@ pub struct Config {
     pub recipe: Recipe,
     /// The recipe's attack; `None` for the standard recipe.
     pub crafting: Option<Crafting>,
+    /// What the recipe minimises, on which images.
+    pub method: Method,
+    /// What is put on top of it.
+    pub tricks: Tricks,
+    /// For long tails.
+    pub tail: LongTail,
     /// Passes over the training images.
     pub epochs: usize,
     /// Images in a batch.
@@ -87,6 +96,8 @@ impl Config {
             return Err(Error::usage("training takes at least 1 epoch and batches of at least 2 images"));
         }
         self.schedule.check()?;
+        self.check_method()?;
+        self.tricks.check(self.crafting.is_some())?;
         let left = self.images.saturating_sub(self.val);
         if left < 2 || self.drop_last && left < self.batch {
             return Err(Error::usage(format!(
@@ -100,6 +111,65 @@ impl Config {
             return Err(Error::usage(format!("crops with {} black pixels around images of {h}x{w}", self.augment.pad)));
         }
         Ok(())
+    }
+
+    /// Refuses numbers that are no weights, and tricks that the recipe would not notice.
+    fn check_method(&self) -> Result<()> {
+        let Method { outer, replays, avmix, mma } = self.method;
+        let weights = [outer.clean, outer.attacked, outer.kl, outer.squared, outer.mart.unwrap_or(0.0)];
+        if weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) || replays == 0 {
+            return Err(Error::usage(format!("weights of a loss {weights:?} must be at least 0, a batch is used at least once")));
+        }
+        if let Some(by) = avmix.filter(|by| !(by.stretch > 0.0 && by.label.iter().all(|l| (0.0..=1.0).contains(l)))) {
+            return Err(Error::usage(format!("{by:?}: the stretch must be above 0, shares of labels in [0,1]")));
+        }
+        if let Some(m) =
+            mma.filter(|m| !(m.least > 0.0 && m.least <= m.hinge && m.most >= 1.0 && (0.0..1.0).contains(&m.clean_share)))
+        {
+            return Err(Error::usage(format!("{m:?}: the least radius must be above 0 and at most the hinge")));
+        }
+        let own_labels = avmix.is_some() || outer.mart.is_some();
+        let (focal, weighted) = (self.tail.focal.is_some(), self.tail.balanced.is_some());
+        let clash = [
+            (focal && (own_labels || self.tricks.mixup.is_some()), "focal loss", "targets that are no labels"),
+            (focal && self.smoothing > 0.0, "label smoothing", "a focal loss"),
+            (weighted && (mma.is_some() || outer.mart.is_some()), "weights by class", "weights of its own"),
+            (self.tail.moves_logits() && outer.mart.is_some(), "margins by class", "a loss of its own"),
+            (self.tail.sampler != Sampler::Random && self.tricks.extra.is_some(), "extra images", "a sampler by class"),
+            (own_labels && self.smoothing > 0.0, "label smoothing", "its own targets"),
+            (own_labels && self.tricks.mixup.is_some(), "mixup", "its own targets"),
+            (mma.is_some() && self.tricks.mixup.is_some(), "mixup", "margins by label"),
+            (mma.is_some() && self.tricks.eps_warmup > 0, "a radius that grows", "a radius for each image"),
+            (outer.mart.is_some() && self.tricks.margin > 0.0, "a margin", "a loss of its own"),
+            (mma.is_some() && self.tricks.extra.is_some(), "extra images", "a radius for each image of the split"),
+        ];
+        match clash.into_iter().find(|c| c.0) {
+            Some((_, what, why)) => Err(Error::usage(format!("`{}` takes no {what}: it has {why}", self.recipe.name()))),
+            None => Ok(()),
+        }
+    }
+
+    /// The step that this asks for, for batches of `batch`.
+    pub(super) fn form(&self, batch: usize) -> Form {
+        let mixed = self.tricks.mixup.is_some();
+        Form {
+            crafting: self.crafting,
+            outer: self.method.outer,
+            criterion: self.tail.focal.unwrap_or(Criterion::CrossEntropy { smoothing: self.smoothing as f32 }),
+            soft: mixed || self.method.avmix.is_some(),
+            mixed,
+            weighted: self.method.mma.is_some() || self.tail.balanced.is_some(),
+            table: self.tricks.margin > 0.0 || self.tail.moves_logits(),
+            between: self.method.avmix.is_some(),
+            margins: self.method.mma.is_some(),
+            replay: self.recipe == Recipe::Free,
+            perturbed: self.tricks.awp.is_some(),
+            classifier_only: self.tail.classifier_only,
+            nesterov: self.nesterov,
+            averaged: self.ema.is_some(),
+            batch,
+            seed: self.seed,
+        }
     }
 
     /// All values in the order they are printed.
@@ -117,8 +187,13 @@ impl Config {
             put("eps", json!(c.threat.eps));
             put("alpha", json!(c.alpha));
             put("steps", json!(c.steps));
-            put("attack_batch_norm", json!(c.batch_norm.name()));
+            put("attack_batch_norm", json!(self.attack_batch_norm()));
+            put("attack_loss", json!(c.ascent.name()));
+            put("attack_start", json!(c.start.describe()));
             put("probe_steps", json!(self.probe_steps));
+        }
+        for (key, value) in self.method.parameters() {
+            put(key, value);
         }
         put("epochs", json!(self.epochs));
         put("batch_size", json!(self.batch));
@@ -136,11 +211,19 @@ impl Config {
         put("ema", json!(self.ema));
         put("pad_crop", json!(self.augment.pad));
         put("flip", json!(self.augment.flip));
+        put("cutout", json!(self.augment.cutout));
         put("val", json!(self.val));
         put("choose_on", json!(self.chosen_on()));
         put("precision", json!(self.precision.name()));
         put("seed", json!(self.seed));
+        self.tricks.parameters(&mut p);
+        self.tail.parameters(&mut p);
         p
+    }
+
+    /// Mode of batch norms during the attack: Free's is the step itself.
+    pub fn attack_batch_norm(&self) -> &'static str {
+        if self.recipe == Recipe::Free { BatchNorm::Train.name() } else { self.crafting.map_or("", |c| c.batch_norm.name()) }
     }
 
     /// What the best checkpoint is chosen on: `val`, `test`, or `none` where the best is the last.
@@ -156,6 +239,10 @@ impl Config {
     pub fn describe(&self) -> String {
         match self.crafting {
             None => "standard training".into(),
+            Some(c) if self.recipe == Recipe::Free => format!(
+                "free: {} eps {:.5}, {} replays of each batch, one step of {:.5} each, batch norm in train mode",
+                c.threat.norm, c.threat.eps, self.method.replays, c.alpha
+            ),
             Some(c) => format!(
                 "{}: {} eps {:.5}, {} of {:.5}, batch norm in {} mode during the attack",
                 self.recipe.name(),

@@ -1,49 +1,21 @@
-//! One training step as a plan: forward, gradients, update; with the attack and the evaluation beside it on one arena.
+//! One training step bound to a device: images in, attack, update, state out; with the evaluation beside it on one arena.
 //! Must not know epochs, schedules, files or where images come from.
 
 use std::collections::BTreeMap;
 
-use super::recipe::{BatchNorm, Crafting};
+use super::form::{Form, Hyper};
+use super::recipe::Start;
+use super::step::{Values, nodes};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Loss, Op, Role, StartKind, Value, vjp};
-use crate::nn::{self, ModelCard, Weights};
+use crate::graph::{Graph, Value};
+use crate::nn::{ModelCard, Weights};
 use crate::plan::Segment;
-use crate::session::{Model, Session, image_input};
-use crate::tensor::{DType, HostData, HostTensor, Shape};
+use crate::session::{Model, Session};
+use crate::tensor::{HostData, HostTensor};
 
-/// Weight of the batch in the running statistics, PyTorch's default.
-const BN_MOMENTUM: f32 = 0.1;
-
-/// What a step computes, apart from the images.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Form {
-    /// How training images are attacked; `None` trains on the images as they are.
-    pub crafting: Option<Crafting>,
-    /// Label smoothing of the training loss, in [0,1).
-    pub smoothing: f32,
-    /// Nesterov's momentum.
-    pub nesterov: bool,
-    /// Whether a moving average of all parameters is kept.
-    pub averaged: bool,
-    /// Images in a batch.
-    pub batch: usize,
-    /// Seed of dropout.
-    pub seed: u64,
-}
-
-/// What varies from step to step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hyper {
-    /// Learning rate.
-    pub lr: f32,
-    /// Momentum.
-    pub momentum: f32,
-    /// Weight decay, on every weight and bias.
-    pub weight_decay: f32,
-    /// Decay of the moving average.
-    pub ema: f32,
-}
+/// Name of Free's perturbation in the state.
+const DELTA: &str = "delta";
 
 /// Images of one batch.
 #[derive(Clone, Copy, Debug)]
@@ -74,47 +46,6 @@ pub struct Engine {
     label: Vec<i32>,
 }
 
-/// The values that are written and read from outside.
-struct Values {
-    x: Value,
-    label: Value,
-    attack: Option<AttackValues>,
-    /// Read by dropout: the images' indices and the number of the forward pass.
-    dropout: Option<(Value, Value)>,
-    logits: Value,
-    eval_logits: Value,
-    params: Vec<(String, Value)>,
-    update: Update,
-}
-
-/// Clean images and, one an image, step and radius of the attack; and what its random starts are drawn from.
-#[derive(Clone, Copy)]
-struct AttackInput {
-    x0: Value,
-    alpha: Value,
-    eps: Value,
-    index: Value,
-    restart: Value,
-    seed: Value,
-}
-
-/// The attack's inputs, and its losses in the recipe's mode and on the network as deployed.
-#[derive(Clone, Copy)]
-struct AttackValues {
-    input: AttackInput,
-    craft: Value,
-    probe: Value,
-}
-
-struct Update {
-    loss: Value,
-    hyper: Value,
-    decay: Option<Value>,
-    carries: Vec<(Value, Value)>,
-    velocity: Vec<(String, Value)>,
-    average: Vec<(String, Value)>,
-}
-
 impl Engine {
     /// Plans training of `card` and binds it, starting from `weights` and velocities of zero.
     ///
@@ -124,9 +55,6 @@ impl Engine {
         let (graph, v, segments) = nodes(card, &form);
         let model = Model { card: card.clone(), weights };
         let mut session = Session::new(device, &model, &graph, &segments, form.batch, false)?;
-        if let (Some(a), Some(c)) = (v.attack, form.crafting) {
-            session.executor().write_f32(a.input.eps, 0, &vec![c.threat.eps as f32; form.batch])?;
-        }
         for (name, average) in &v.update.average {
             let HostData::F32(data) = &model.weights.tensors[name].data else { unreachable!("weights are f32 once loaded") };
             session.executor().write_f32(*average, 0, data)?;
@@ -134,7 +62,11 @@ impl Engine {
         let label = vec![0; form.batch];
         let mut engine = Engine { session, form, v, label };
         if let Some(c) = form.crafting {
+            engine.set_radius(c.threat.eps)?;
             engine.set_step_length(c.alpha)?;
+            if let (Start::Noise(sigma), Some(at)) = (c.start, engine.v.attack.and_then(|a| a.input.sigma)) {
+                engine.session.executor().write_f32(at, 0, &vec![sigma as f32; form.batch])?;
+            }
         }
         Ok(engine)
     }
@@ -173,10 +105,14 @@ impl Engine {
     /// # Errors
     /// What the device can fail with.
     pub fn begin(&mut self, seed: u64, step: u32, restart: u16) -> Result<()> {
+        self.draw_by(seed, step, restart)?;
+        self.session.run("begin")
+    }
+
+    fn draw_by(&mut self, seed: u64, step: u32, restart: u16) -> Result<()> {
         let input = self.v.attack.expect("the recipe has an attack").input;
         self.session.executor().write_i32(input.restart, 0, &vec![restart.into(); self.form.batch])?;
-        self.session.executor().write_i32(input.seed, 0, &[seed as i32, (seed >> 32) as i32, step as i32])?;
-        self.session.run("begin")
+        self.session.executor().write_i32(input.seed, 0, &[seed as i32, (seed >> 32) as i32, step as i32])
     }
 
     /// Moves image `row` to `chw`, the start of an attack on the loaded one.
@@ -192,8 +128,129 @@ impl Engine {
     /// # Errors
     /// What the device can fail with.
     pub fn set_step_length(&mut self, alpha: f64) -> Result<()> {
+        self.set_step_lengths(&vec![alpha as f32; self.form.batch])
+    }
+
+    /// Radius of the attack from here on. Panics where there is no attack.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_radius(&mut self, eps: f64) -> Result<()> {
+        self.set_radii(&vec![eps as f32; self.form.batch])
+    }
+
+    /// A radius for each image. Panics where there is no attack.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_radii(&mut self, eps: &[f32]) -> Result<()> {
         let attack = self.v.attack.expect("the recipe has an attack");
-        self.session.executor().write_f32(attack.input.alpha, 0, &vec![alpha as f32; self.form.batch])
+        self.session.executor().write_f32(attack.input.eps, 0, eps)
+    }
+
+    /// A step length for each image. Panics where there is no attack.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_step_lengths(&mut self, alpha: &[f32]) -> Result<()> {
+        let attack = self.v.attack.expect("the recipe has an attack");
+        self.session.executor().write_f32(attack.input.alpha, 0, alpha)
+    }
+
+    /// Target distributions `[N, K]` of the next steps. Panics where the form has none, as the other setters here do.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_targets(&mut self, targets: &[f32]) -> Result<()> {
+        self.session.executor().write_f32(self.v.given.targets.expect("the form reads targets"), 0, targets)
+    }
+
+    /// Weights `[N]` of the losses of clean and of attacked images.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_weights(&mut self, clean: &[f32], attacked: &[f32]) -> Result<()> {
+        let [c, a] = self.v.given.weights.expect("the form weighs losses");
+        self.session.executor().write_f32(c, 0, clean)?;
+        self.session.executor().write_f32(a, 0, attacked)
+    }
+
+    /// Scales, biases and margins of classes, `[3, K]`.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_table(&mut self, rows: &[f32]) -> Result<()> {
+        self.session.executor().write_f32(self.v.given.table.expect("the form has a table"), 0, rows)
+    }
+
+    /// How far along the way from clean to attacked images the points lie that are looked at, `[N]`.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_share(&mut self, share: &[f32]) -> Result<()> {
+        self.session.executor().write_f32(self.v.given.share.expect("the form looks at points between"), 0, share)
+    }
+
+    /// Keeps the images as they stand as the ends of the ways that [`Engine::along`] goes.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn keep(&mut self) -> Result<()> {
+        self.session.run("keep")
+    }
+
+    /// Moves all images to the points on their ways that [`Engine::set_share`] says.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn along(&mut self) -> Result<()> {
+        self.session.run("along")
+    }
+
+    /// Starts the recipe's own attack: as [`Engine::begin`], from noise where the recipe says so; where it climbs the divergence
+    /// from the answer to the clean images, that is computed first. `pass` numbers this forward pass for dropout.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn set_out(&mut self, seed: u64, step: u32, pass: u32) -> Result<()> {
+        let input = self.v.attack.expect("the recipe has an attack").input;
+        self.anchor(pass)?;
+        if input.sigma.is_none() {
+            return self.begin(seed, step, 0);
+        }
+        self.draw_by(seed, step, 0)?;
+        self.session.run("noise")
+    }
+
+    /// Takes the answer to the clean images that an attack on the divergence climbs away from; nothing without one.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn anchor(&mut self, pass: u32) -> Result<()> {
+        if self.v.attack.is_none_or(|a| a.input.anchor.is_none()) {
+            return Ok(());
+        }
+        self.number_pass(pass)?;
+        self.session.run("anchor")
+    }
+
+    /// Moves the weights `gamma` of their length up the loss of the images as they stand; the next step takes that away again.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn perturb(&mut self, gamma: f32, pass: u32) -> Result<()> {
+        self.number_pass(pass)?;
+        self.session.executor().write_f32(self.v.given.gamma.expect("the form perturbs weights"), 0, &[gamma])?;
+        self.session.run("perturb")?;
+        self.session.run("pack")
+    }
+
+    /// Waits until the device has done everything.
+    ///
+    /// # Errors
+    /// What the device can fail with.
+    pub fn sync(&mut self) -> Result<()> {
+        self.session.executor().sync()
     }
 
     /// One step of the recipe's attack on all images, for which the host does not wait. Panics where there is no attack.
@@ -201,9 +258,10 @@ impl Engine {
     /// # Errors
     /// What the device can fail with.
     pub fn craft(&mut self, pass: u32) -> Result<()> {
-        let attack = self.v.attack.expect("the recipe has an attack");
+        assert!(self.v.attack.is_some(), "the recipe has no attack");
         self.number_pass(pass)?;
-        self.session.run(if attack.craft == attack.probe { "probe" } else { "craft" })
+        let own = self.session.executor().plan().program("craft").is_some();
+        self.session.run(if own { "craft" } else { "probe" })
     }
 
     /// The sum of the losses that the last [`Engine::craft`] met before its step.
@@ -273,7 +331,13 @@ impl Engine {
     /// # Errors
     /// What the device can fail with.
     pub fn averages(&mut self) -> Result<BTreeMap<String, HostTensor>> {
-        self.named(&self.v.update.average.clone(), "")
+        let mut out = self.named(&self.v.update.average.clone(), "")?;
+        if !out.is_empty() {
+            // What no step moves, such as a bias without a say, is its own average.
+            let still: Vec<(String, Value)> = self.v.params.iter().filter(|(name, _)| !out.contains_key(name)).cloned().collect();
+            out.extend(self.named(&still, "")?);
+        }
+        Ok(out)
     }
 
     /// Overwrites parameters, such as with their averages.
@@ -285,7 +349,7 @@ impl Engine {
         self.session.run("pack")
     }
 
-    /// Everything that a later step depends on: `param.NAME`, `velocity.NAME`, `ema.NAME`.
+    /// Everything that a later step depends on: `param.NAME`, `velocity.NAME`, `ema.NAME`, and Free's `delta`.
     ///
     /// # Errors
     /// What the device can fail with.
@@ -293,6 +357,10 @@ impl Engine {
         let mut out = BTreeMap::new();
         for (prefix, list) in self.lists() {
             out.extend(self.named(&list, prefix)?);
+        }
+        if let Some(delta) = self.v.given.delta {
+            let data = self.session.read(delta)?;
+            out.insert(DELTA.into(), HostTensor::f32(&[self.form.batch, data.len() / self.form.batch], data));
         }
         Ok(out)
     }
@@ -304,6 +372,16 @@ impl Engine {
     pub fn restore(&mut self, state: &BTreeMap<String, HostTensor>) -> Result<()> {
         for (prefix, list) in self.lists() {
             self.write(&list, prefix, state)?;
+        }
+        if let Some(delta) = self.v.given.delta {
+            let size = self.session.executor().plan().graph().shape(delta).elems();
+            match state.get(DELTA) {
+                // A batch that is not full has the first rows.
+                Some(HostTensor { dims, data: HostData::F32(data) }) if dims.len() == 2 && dims[1] == size => {
+                    self.session.executor().write_f32(delta, 0, &data[..size * dims[0].min(self.form.batch)])?;
+                }
+                _ => return Err(Error::model(format!("the training state has no `{DELTA}` with rows of {size}"))),
+            }
         }
         self.session.run("pack")
     }
@@ -355,100 +433,4 @@ fn total(losses: &[f32]) -> f64 {
 pub fn step_graph(card: &ModelCard, form: &Form) -> (Graph, Vec<Segment>) {
     let (graph, _, segments) = nodes(card, form);
     (graph, segments)
-}
-
-/// The graph of a training step and its segments: `infer`, `step`, and where there is an attack `probe` and `craft`.
-fn nodes(card: &ModelCard, form: &Form) -> (Graph, Values, Vec<Segment>) {
-    let mut g = Graph::new();
-    let x = image_input(&mut g, "x", card);
-    let label = g.input("label", Shape::per_image(&[]), DType::I32);
-    let eval_logits = nn::build(card, &mut g, x, false).logits;
-    let logits = nn::build_training(card, &mut g, x, form.seed).logits;
-    let mut segments = vec![Segment { name: "infer".into(), outputs: vec![eval_logits], carries: Vec::new() }];
-    let statistics = g.running_updates(BN_MOMENTUM);
-    let attack = form.crafting.map(|crafting| {
-        let rows = Shape::per_image(&[]);
-        let input = AttackInput {
-            x0: image_input(&mut g, "x0", card),
-            alpha: g.input("alpha", rows.clone(), DType::F32),
-            eps: g.input("eps", rows.clone(), DType::F32),
-            // Dropout may have asked for it.
-            index: g.input_named("index").unwrap_or_else(|| g.input("index", rows.clone(), DType::I32)),
-            restart: g.input("restart", rows, DType::I32),
-            seed: g.input("seed", Shape::fixed(&[3]), DType::I32),
-        };
-        let kind = StartKind::Ball(crafting.threat.norm);
-        let start = g.push(Op::Start { kind }, &[input.x0, input.index, input.restart, input.eps, input.seed]);
-        segments.push(Segment { name: "begin".into(), outputs: Vec::new(), carries: vec![(x, start)] });
-        let (probe, next) = attack_nodes(&mut g, crafting, [x, label, eval_logits], input);
-        segments.push(Segment { name: "probe".into(), outputs: vec![probe], carries: vec![(x, next)] });
-        let mut craft = probe;
-        if crafting.batch_norm == BatchNorm::Train {
-            let (loss, next) = attack_nodes(&mut g, crafting, [x, label, logits], input);
-            // Every forward pass in train mode moves the running statistics, as in PyTorch.
-            let carries = statistics.iter().copied().chain([(x, next)]).collect();
-            segments.push(Segment { name: "craft".into(), outputs: vec![loss], carries });
-            craft = loss;
-        }
-        AttackValues { input, craft, probe }
-    });
-    let update = update_nodes(&mut g, form, [logits, label], &statistics);
-    segments.push(Segment { name: "step".into(), outputs: vec![update.loss, logits], carries: update.carries.clone() });
-    let params = g.params().iter().map(|(name, &value)| (name.clone(), value)).collect();
-    let dropout = g.input_named("index").zip(g.input_named("step"));
-    (g, Values { x, label, attack, dropout, logits, eval_logits, params, update }, segments)
-}
-
-/// One step up the cross-entropy of `[x, label, logits]`: the loss before it and the next iterate.
-fn attack_nodes(g: &mut Graph, crafting: Crafting, [x, label, logits]: [Value; 3], input: AttackInput) -> (Value, Value) {
-    g.set_scope("attack");
-    let loss = Loss::CrossEntropy { smoothing: 0.0 };
-    let value = g.push(Op::Loss(loss), &[logits, label]);
-    let cotangent = g.push(Op::LossGrad(loss), &[logits, label]);
-    let grad = vjp(g, logits, cotangent, &[x])[0].expect("logits depend on the image");
-    let next = g.push(Op::PgdStep { norm: crafting.threat.norm }, &[x, input.x0, grad, input.alpha, input.eps]);
-    (value, next)
-}
-
-/// Loss, gradients of all weights, and the SGD update of each; running statistics and averages move with it.
-fn update_nodes(g: &mut Graph, form: &Form, [logits, label]: [Value; 2], statistics: &[(Value, Value)]) -> Update {
-    g.set_scope("loss");
-    let kind = Loss::CrossEntropy { smoothing: form.smoothing };
-    let loss = g.push(Op::Loss(kind), &[logits, label]);
-    let each = g.push(Op::LossGrad(kind), &[logits, label]);
-    let mean = g.push(Op::Scale { factor: 1.0 / form.batch as f32 }, &[each]);
-    let weights: Vec<(String, Value)> = g.params().iter().map(|(n, &v)| (n.clone(), v)).filter(|&(_, v)| trained(g, v)).collect();
-    let values: Vec<Value> = weights.iter().map(|&(_, v)| v).collect();
-    let grads = vjp(g, logits, mean, &values);
-    let hyper = g.input("hyper", Shape::fixed(&[3]), DType::F32);
-    let (mut carries, mut velocity) = (statistics.to_vec(), Vec::new());
-    for ((name, w), grad) in weights.into_iter().zip(grads) {
-        let Some(grad) = grad else { continue };
-        g.set_scope(&name);
-        let v = g.input(&format!("velocity.{name}"), g.shape(w).clone(), DType::F32);
-        let next_v = g.push(Op::SgdVelocity, &[v, grad, w, hyper]);
-        let next_w = g.push(Op::SgdStep { nesterov: form.nesterov }, &[w, grad, next_v, hyper]);
-        carries.extend([(v, next_v), (w, next_w)]);
-        velocity.push((name, v));
-    }
-    let (mut decay, mut average) = (None, Vec::new());
-    if form.averaged {
-        let share = g.input("decay", Shape::fixed(&[]), DType::F32);
-        let moved: Vec<(Value, Value)> =
-            carries.iter().copied().filter(|&(s, _)| matches!(g.node(s).op, Op::Param { .. })).collect();
-        for (param, next) in moved {
-            let name = g.node(param).label.clone();
-            g.set_scope(&name);
-            let state = g.input(&format!("ema.{name}"), g.shape(param).clone(), DType::F32);
-            let next = g.push(Op::Ema, &[state, next, share]);
-            carries.push((state, next));
-            average.push((name, state));
-        }
-        decay = Some(share);
-    }
-    Update { loss, hyper, decay, carries, velocity, average }
-}
-
-fn trained(g: &Graph, v: Value) -> bool {
-    matches!(g.node(v).op, Op::Param { role: Role::Weight, .. })
 }

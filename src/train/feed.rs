@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::augment::{Augment, Draw, below};
 use super::engine::Images;
+use super::mix::{self, Partners};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Stream};
@@ -35,6 +36,8 @@ pub(super) struct Loaded {
     pub pixels: Vec<f32>,
     pub label: Vec<i32>,
     pub index: Vec<u32>,
+    /// What the images were mixed with, where they were.
+    pub partners: Option<Partners>,
 }
 
 impl Loaded {
@@ -70,6 +73,13 @@ impl Pool {
         self.rows.len()
     }
 
+    /// Class of each image.
+    pub fn labels(&self) -> Result<Vec<i32>> {
+        let labels = self.data.labels();
+        let labels = labels.ok_or_else(|| Error::input(format!("`{}` has no labels to learn from", self.data.spec())))?;
+        Ok(self.rows.iter().map(|&row| labels[row]).collect())
+    }
+
     /// Positions in this pool in the order of an epoch.
     pub fn order(&self, seed: u64, epoch: usize) -> Vec<usize> {
         permutation(seed, u32::try_from(epoch).expect("fewer than 2^32 epochs"), 0, self.len())
@@ -92,7 +102,7 @@ impl Pool {
         let all = || pixels.par_chunks_mut(size).zip(positions).map(read).collect::<Result<Vec<(i32, u32)>>>();
         let named = self.readers.install(all)?;
         let (label, index) = named.into_iter().unzip();
-        Ok(Loaded { pixels, label, index })
+        Ok(Loaded { pixels, label, index, partners: None })
     }
 
     /// The images at `positions` as they are.
@@ -100,10 +110,14 @@ impl Pool {
         self.load(positions, |_, from, to| to.copy_from_slice(from))
     }
 
-    /// The images of a request, cropped and flipped.
-    fn varied(&self, request: &Request) -> Result<Loaded> {
-        let (shape, &Request { ref positions, augment, seed, epoch }) = (self.data.shape(), request);
-        self.load(positions, |index, from, to| augment.apply(Draw { seed, index, epoch }, shape, from, to))
+    /// The images at `positions`, cropped and flipped; their indices from `first` on.
+    fn varied(&self, positions: &[usize], request: &Request, first: u32) -> Result<Loaded> {
+        let (shape, &Request { augment, seed, epoch, .. }) = (self.data.shape(), request);
+        let vary =
+            |index, from: &[f32], to: &mut [f32]| augment.apply(Draw { seed, index: index + first, epoch }, shape, from, to);
+        let mut out = self.load(positions, vary)?;
+        out.index.iter_mut().for_each(|i| *i += first);
+        Ok(out)
     }
 }
 
@@ -112,20 +126,68 @@ impl Pool {
 pub(super) struct Request {
     /// In the pool.
     pub positions: Vec<usize>,
+    /// In the pool of extra images.
+    pub extra: Vec<usize>,
     pub augment: Augment,
+    pub mixup: Option<f64>,
     pub seed: u64,
     pub epoch: u32,
+    /// Number of the batch in its epoch.
+    pub batch: u32,
+}
+
+impl Request {
+    /// Images in the batch.
+    pub fn count(&self) -> usize {
+        self.positions.len() + self.extra.len()
+    }
+}
+
+/// Where images come from: the split to train on, and more where asked.
+#[derive(Clone)]
+struct Sources {
+    own: Pool,
+    extra: Option<Pool>,
+}
+
+impl Sources {
+    fn read(&self, request: &Request) -> Result<Loaded> {
+        let mut out = self.own.varied(&request.positions, request, 0)?;
+        if !request.extra.is_empty() {
+            let extra = self.extra.as_ref().expect("extra images are asked for where there are some");
+            // No image of one set has the random numbers of one of the other.
+            let first = u32::try_from(self.own.data.len()).expect("fewer than 2^32 images");
+            let more = extra.varied(&request.extra, request, first)?;
+            out.pixels.extend(more.pixels);
+            out.label.extend(more.label);
+            out.index.extend(more.index);
+        }
+        if let Some(a) = request.mixup {
+            let draw = mix::Draw { seed: request.seed, epoch: request.epoch, batch: request.batch };
+            out.partners = Some(mix::mixup(a, draw, &mut out.pixels, &out.label));
+        }
+        Ok(out)
+    }
 }
 
 /// Batches for training: while one is used, the next is read.
 pub(super) struct Feed {
-    pub pool: Pool,
+    sources: Sources,
     ahead: Option<(Request, Receiver<Result<Loaded>>)>,
 }
 
 impl Feed {
-    pub fn new(pool: Pool) -> Self {
-        Feed { pool, ahead: None }
+    pub fn new(own: Pool, extra: Option<Pool>) -> Self {
+        Feed { sources: Sources { own, extra }, ahead: None }
+    }
+    /// The images to train on.
+    pub fn pool(&self) -> &Pool {
+        &self.sources.own
+    }
+    /// Positions of extra images in the order of an epoch; none where there are none.
+    pub fn extra_order(&self, seed: u64, epoch: usize) -> Vec<usize> {
+        let order = |p: &Pool| permutation(seed, u32::try_from(epoch).expect("fewer than 2^32 epochs"), 2, p.len());
+        self.sources.extra.as_ref().map(order).unwrap_or_default()
     }
 
     /// The images of `request`, read by now if they were announced; `next` is announced.
@@ -133,13 +195,13 @@ impl Feed {
         let ready = self.ahead.take().filter(|(announced, _)| announced == request);
         let batch = match ready.and_then(|(_, reader)| reader.recv().ok()) {
             Some(batch) => batch?,
-            None => self.pool.varied(request)?,
+            None => self.sources.read(request)?,
         };
         self.ahead = next.map(|next| {
             let (sender, receiver) = channel();
-            let (pool, request) = (self.pool.clone(), next.clone());
+            let (sources, request) = (self.sources.clone(), next.clone());
             // Nobody listens where the run has ended.
-            self.pool.readers.spawn(move || drop(sender.send(pool.varied(&request))));
+            self.sources.own.readers.spawn(move || drop(sender.send(sources.read(&request))));
             (next, receiver)
         });
         Ok(batch)
@@ -182,17 +244,21 @@ mod tests {
     fn what_is_read_ahead_is_what_would_be_read() {
         let request = |positions: &[usize], epoch| Request {
             positions: positions.to_vec(),
-            augment: Augment { pad: 4, flip: true },
+            extra: vec![8, 9],
+            augment: Augment { pad: 4, flip: true, cutout: 0 },
+            mixup: Some(1.0),
             seed: 5,
             epoch,
+            batch: 3,
         };
         let whole = Pool::whole(&data(), &pool(2));
-        let mut feed = Feed::new(whole.clone());
+        let mut feed = Feed::new(whole.clone(), Some(whole.clone()));
         let (first, second, other) = (request(&[3, 1], 0), request(&[7, 2], 0), request(&[7, 2], 1));
         // The second time something else is asked for than was announced.
         for (asked, next) in [(&first, &second), (&second, &second), (&other, &first), (&first, &second)] {
             let got = feed.take(asked, Some(next.clone())).expect("images of the set");
-            let want = whole.varied(asked).expect("images of the set");
+            let want = feed.sources.read(asked).expect("images of the set");
+            assert!(got.index[2..] == [68, 69] && got.partners == want.partners, "extra images come last");
             assert!(got.pixels == want.pixels && got.label == want.label && got.index == want.index, "{asked:?}");
         }
     }

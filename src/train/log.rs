@@ -3,6 +3,7 @@
 
 use super::config::Config;
 use super::evaluate::Score;
+use super::learn::Times;
 
 /// One finished epoch.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,10 @@ pub struct Row {
     pub score: Option<Score>,
     /// Whether this is the best epoch so far.
     pub best: bool,
+    /// What they were spent on.
+    pub times: Times,
+    /// Share of a training batch that the guard found right under attack, where there is one; and what it did.
+    pub guarded: Option<(f64, bool)>,
     /// Seconds the epoch took, evaluation included; after an interruption those since the start.
     pub seconds: f64,
 }
@@ -40,12 +45,17 @@ impl Row {
             text += &format!("   {:>11}", percent(score.clean_accuracy()));
             text += &score.robust_accuracy().map(|r| format!("  {:>7}", percent(r))).unwrap_or_default();
         }
-        format!("{text}   {:>6.1} s{}", self.seconds, if self.best { "  *" } else { "" })
+        text = format!("{text}   {:>6.1} s{}", self.seconds, if self.best { "  *" } else { "" });
+        match self.guarded {
+            Some((robust, true)) => format!("{text}  overfits to its attack: {} under PGD-5, rolled back", percent(robust)),
+            _ => text,
+        }
     }
 
     /// First line of the CSV file.
     pub fn csv_header() -> &'static str {
-        "epoch,lr,train_loss,train_accuracy,evaluated_on,images,clean_accuracy,robust_accuracy,attack_batch_norm,best,seconds\n"
+        "epoch,lr,train_loss,train_accuracy,evaluated_on,images,clean_accuracy,robust_accuracy,attack_batch_norm,best,guard_accuracy,overfitted,\
+         seconds,data_seconds,attack_seconds,step_seconds,evaluation_seconds\n"
     }
 
     /// A line of the CSV file; accuracies are shares, empty where there is none.
@@ -60,9 +70,15 @@ impl Row {
             self.score.map(|s| s.images.to_string()).unwrap_or_default(),
             number(self.score.map(|s| s.clean_accuracy())),
             number(self.score.and_then(|s| s.robust_accuracy())),
-            config.crafting.map(|c| c.batch_norm.name().to_string()).unwrap_or_default(),
+            config.attack_batch_norm().into(),
             u8::from(self.best).to_string(),
+            number(self.guarded.map(|g| g.0)),
+            self.guarded.map(|g| u8::from(g.1).to_string()).unwrap_or_default(),
             format!("{:.3}", self.seconds),
+            format!("{:.3}", self.times.data),
+            format!("{:.3}", self.times.attack),
+            format!("{:.3}", self.times.step),
+            format!("{:.3}", self.times.evaluation),
         ];
         fields.join(",") + "\n"
     }

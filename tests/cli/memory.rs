@@ -73,7 +73,7 @@ fn peak(command: &mut Command) -> usize {
 
 fn needs_of_training(card: &ModelCard) -> petard::Result<usize> {
     let crafting = Recipe::PgdAt.crafting(ThreatModel::linf(8.0 / 255.0));
-    let form = Form { crafting, smoothing: 0.0, nesterov: false, averaged: false, batch: TRAINED, seed: 0 };
+    let form = Form { crafting, batch: TRAINED, ..Form::default() };
     let (graph, segments) = step_graph(card, &form);
     Ok(bound(&graph, &segments, TRAINED, false)? + weights(&graph) + images(card, TRAINED))
 }

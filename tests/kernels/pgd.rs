@@ -18,7 +18,7 @@ pub fn cases() -> Vec<Case> {
     // The last is large enough for a block of 1024 threads.
     let sizes = [[1, 1, 1], [3, 5, 3], [8, 8, 3], [7, 9, 5], [32, 32, 3], [40, 37, 3]];
     let norms = [Norm::Linf, Norm::L2, Norm::L1];
-    norms.into_iter().flat_map(|norm| sizes.map(|size| step(norm, size))).collect()
+    norms.into_iter().flat_map(|norm| sizes.map(|size| step(norm, size))).chain(sizes.map(between)).collect()
 }
 
 pub fn trials() -> Vec<Trial> {
@@ -42,10 +42,13 @@ pub fn trials() -> Vec<Trial> {
         }));
         trials.extend(on_cards(&format!("pgd::rests.{norm}"), move |card| rests(norm, card)));
     }
-    for kind in [StartKind::Ball(Norm::Linf), StartKind::Ball(Norm::L2), StartKind::Ball(Norm::L1), StartKind::Sign] {
+    for kind in
+        [StartKind::Ball(Norm::Linf), StartKind::Ball(Norm::L2), StartKind::Ball(Norm::L1), StartKind::Sign, StartKind::Normal]
+    {
         let name = match kind {
             StartKind::Ball(norm) => norm.name(),
             StartKind::Sign | StartKind::Boundary(_) => "sign",
+            StartKind::Normal => "normal",
         };
         for hwc in [[1, 1, 1], [3, 5, 3], [7, 9, 5], [32, 32, 3], [40, 37, 3]] {
             let [h, w, c] = hwc;
@@ -108,6 +111,7 @@ pub(super) fn starts(kind: StartKind, hwc: [usize; 3], card: Card) -> Result<(),
             StartKind::Ball(norm) => rng::start(norm, eps[i], &stream, &from, &mut to),
             StartKind::Sign => rng::start_sign(eps[i], &stream, &from, &mut to),
             StartKind::Boundary(norm) => rng::start_boundary(norm, eps[i], &stream, &from, &mut to),
+            StartKind::Normal => rng::start_normal(eps[i], &stream, &from, &mut to),
         }
         chw_to_hwc(&to, (h, w, c), &mut want[i * elems..][..elems]);
     }
@@ -140,4 +144,15 @@ fn step(norm: Norm, hwc: [usize; 3]) -> Case {
     // A few operations on numbers below 1.2, in f32 for L-inf.
     let case = Case::new(format!("pgd::{norm}.{h}x{w}.c{c}"), format!("({norm:?}, {hwc:?})"), g, next, Bound::Roundings(4));
     Case { scale: |probe| vec![1.2; probe.want.len()], fills: NUMBERS, ..case }
+}
+
+fn between(hwc: [usize; 3]) -> Case {
+    let mut g = Graph::new();
+    let image = Shape::per_image(&hwc);
+    let [x0, x] = ["x01", "y01"].map(|name| g.input(name, image.clone(), DType::F32));
+    let share = g.input("share", Shape::per_image(&[]), DType::F32);
+    let y = g.push(Op::Between, &[x0, x, share]);
+    let [h, w, c] = hwc;
+    let case = Case::new(format!("pgd::between.{h}x{w}.c{c}"), format!("{hwc:?}"), g, y, Bound::Roundings(4));
+    Case { scale: |probe| vec![1.0; probe.want.len()], fills: NUMBERS, ..case }
 }

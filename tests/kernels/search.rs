@@ -1,8 +1,9 @@
 //! The search over the constant before a loss, steps in tanh space and of FISTA.
 
 use libtest_mimic::Trial;
+use petard::graph::nearest::Objective;
 use petard::graph::nearest::column;
-use petard::graph::{Graph, Nearest, Objective, Op, Search, Value};
+use petard::graph::{Graph, Nearest, Op, Search, Value};
 use petard::tensor::{DType, Shape};
 
 use super::direct::{against_cpu, carried_as_on_cpu, on_cards};

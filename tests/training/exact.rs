@@ -51,6 +51,14 @@ impl Oracle {
         self.set(name, hwc);
     }
 
+    /// Runs a segment without outputs.
+    pub fn carry(&mut self, segment: &str) {
+        let carries = self.segments[segment].carries.clone();
+        let wanted: Vec<Value> = carries.iter().map(|&(_, next)| next).collect();
+        let values = eval(&self.graph, self.batch, &self.state, &wanted);
+        self.state.extend(carries.iter().map(|&(state, _)| state).zip(values));
+    }
+
     /// Runs a segment; the mean of its first output, the losses.
     pub fn run(&mut self, segment: &str) -> f64 {
         let segment = &self.segments[segment];

@@ -11,7 +11,7 @@ use petard::cpu::Isa;
 use petard::device::isa_name;
 use petard::nn::{ModelCard, Weights};
 use petard::tensor::HostTensor;
-use petard::train::{BatchNorm, Crafting, Engine, Form, Hyper, Images};
+use petard::train::{Ascent, BatchNorm, Crafting, Engine, Form, Hyper, Images, Outer, Start};
 use petard::{Device, DeviceOptions, ThreatModel};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
@@ -41,19 +41,24 @@ struct Run {
     lr: f64,
     /// Mode during the attack, where there is one.
     batch_norm: Option<BatchNorm>,
+    /// TRADES, and how often its step sees the clean images.
+    trades: Option<usize>,
 }
 
 const EVAL: Option<BatchNorm> = Some(BatchNorm::Eval);
 const TRAIN: Option<BatchNorm> = Some(BatchNorm::Train);
-const RUNS: [Run; 8] = [
-    Run { name: "sgd", nesterov: false, lr: 0.1, batch_norm: None },
-    Run { name: "sgd_nesterov", nesterov: true, lr: 0.1, batch_norm: None },
-    Run { name: "sgd_lr0.01", nesterov: false, lr: 0.01, batch_norm: None },
-    Run { name: "sgd_nesterov_lr0.01", nesterov: true, lr: 0.01, batch_norm: None },
-    Run { name: "pgd_at_eval", nesterov: false, lr: 0.1, batch_norm: EVAL },
-    Run { name: "pgd_at_train", nesterov: false, lr: 0.1, batch_norm: TRAIN },
-    Run { name: "pgd_at_eval_lr0.01", nesterov: false, lr: 0.01, batch_norm: EVAL },
-    Run { name: "pgd_at_train_lr0.01", nesterov: false, lr: 0.01, batch_norm: TRAIN },
+const RUNS: [Run; 11] = [
+    Run { name: "sgd", nesterov: false, lr: 0.1, batch_norm: None, trades: None },
+    Run { name: "sgd_nesterov", nesterov: true, lr: 0.1, batch_norm: None, trades: None },
+    Run { name: "sgd_lr0.01", nesterov: false, lr: 0.01, batch_norm: None, trades: None },
+    Run { name: "sgd_nesterov_lr0.01", nesterov: true, lr: 0.01, batch_norm: None, trades: None },
+    Run { name: "pgd_at_eval", nesterov: false, lr: 0.1, batch_norm: EVAL, trades: None },
+    Run { name: "pgd_at_train", nesterov: false, lr: 0.1, batch_norm: TRAIN, trades: None },
+    Run { name: "pgd_at_eval_lr0.01", nesterov: false, lr: 0.01, batch_norm: EVAL, trades: None },
+    Run { name: "pgd_at_train_lr0.01", nesterov: false, lr: 0.01, batch_norm: TRAIN, trades: None },
+    Run { name: "trades_two_passes", nesterov: false, lr: 0.1, batch_norm: EVAL, trades: Some(1) },
+    Run { name: "trades_three_passes", nesterov: false, lr: 0.1, batch_norm: EVAL, trades: Some(2) },
+    Run { name: "trades_two_passes_lr0.01", nesterov: false, lr: 0.01, batch_norm: EVAL, trades: Some(1) },
 ];
 
 /// Small steps and no attack: no run with fused multiply-add is hit. That without is: its last weights are off 17 times
@@ -63,8 +68,20 @@ const UNHIT: &str = "sgd_lr0.01";
 impl Run {
     fn form(&self) -> Form {
         let threat = ThreatModel::linf(8.0 / 255.0);
-        let crafting = self.batch_norm.map(|batch_norm| Crafting { threat, alpha: 4.0 / 255.0, steps: 3, batch_norm });
-        Form { crafting, smoothing: 0.0, nesterov: self.nesterov, averaged: false, batch: BATCH, seed: 0 }
+        let crafting = self.batch_norm.map(|batch_norm| Crafting::pgd(threat, 4.0 / 255.0, 3, batch_norm));
+        let crafting = crafting.map(|c| match self.trades {
+            // The noise of the file is no draw of ours: it is set, in `start`.
+            Some(_) => Crafting { ascent: Ascent::Kl, start: Start::Noise(0.001), ..c },
+            None => c,
+        });
+        let outer = self.trades.map_or(Outer::PLAIN, |times| Outer {
+            clean: 1.0,
+            attacked: 0.0,
+            kl: 6.0,
+            clean_twice: times == 2,
+            ..Outer::PLAIN
+        });
+        Form { crafting, outer, nesterov: self.nesterov, batch: BATCH, ..Form::default() }
     }
 }
 
@@ -155,7 +172,8 @@ impl Golden {
         for step in 0..self.runs[run.name]["steps"].as_u64().expect("a count") as usize {
             let pixels = self.load(&mut engine)?;
             if run.batch_norm.is_some() {
-                self.start(&mut engine, &pixels, step)?;
+                self.start(run, &mut engine, &pixels, step)?;
+                engine.anchor(0)?;
                 for _ in 0..3 {
                     engine.craft(0)?;
                     crafted.push(engine.crafted_loss()? / BATCH as f64);
@@ -170,8 +188,8 @@ impl Golden {
         Ok(())
     }
 
-    fn start(&self, engine: &mut Engine, pixels: &[f32], step: usize) -> petard::Result<()> {
-        let start: Vec<f32> = pixels.iter().zip(noise(step)).map(|(x, n)| (x + n).clamp(0.0, 1.0)).collect();
+    fn start(&self, run: &Run, engine: &mut Engine, pixels: &[f32], step: usize) -> petard::Result<()> {
+        let start: Vec<f32> = pixels.iter().zip(run.noise(step)).map(|(x, n)| run.begin(f64::from(*x), n) as f32).collect();
         start.chunks(ELEMS).enumerate().try_for_each(|(row, chw)| engine.start_at(row, chw))
     }
 
@@ -189,13 +207,26 @@ impl Golden {
             oracle.set("alpha", vec![4.0 / 255.0; BATCH]);
             oracle.set("eps", vec![8.0 / 255.0; BATCH]);
             let craft = if run.batch_norm == TRAIN { "craft" } else { "probe" };
-            let start =
-                |step| images.iter().zip(noise(step)).map(|(x, n)| (x + f64::from(n)).clamp(0.0, 1.0)).collect::<Vec<_>>();
+            let craft = if run.trades.is_some() { "craft" } else { craft };
+            let start = |step| images.iter().zip(run.noise(step)).map(|(x, n)| run.begin(*x, n)).collect::<Vec<_>>();
+            let anchor = |oracle: &mut Oracle| {
+                if run.trades.is_some() {
+                    oracle.carry("anchor")
+                }
+            };
+            anchor(&mut oracle);
             oracle.set_images("x", &start(0));
             crafted.extend((0..3).map(|_| oracle.run(craft)));
             losses.push(oracle.run("step"));
+            anchor(&mut oracle);
             oracle.set_images("x", &start(1));
             crafted.push(oracle.run(craft));
+            if run.trades.is_some() {
+                crafted.clear();
+                // The file has the losses of the steps alone: the attack of the second is finished.
+                (0..2).for_each(|_| oracle.carry(craft));
+                losses.push(oracle.run("step"));
+            }
         } else {
             oracle.set_images("x", &images);
             losses.extend((0..2).map(|_| oracle.run("step")));
@@ -229,6 +260,8 @@ impl Golden {
             pairs.map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max)
         });
         let want = list(&self.runs[run.name], "f64");
+        // The file has no losses of TRADES' attack.
+        let got = if want.is_empty() && run.trades.is_some() { &[] } else { got };
         assert_eq!(got.len(), want.len(), "{}: {what}", run.name);
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
             let untouched = i == 0 && (what == "attack_losses" || run.batch_norm.is_none());
@@ -256,10 +289,18 @@ impl Golden {
     }
 }
 
-/// The noise that the attack of a step starts with.
-fn noise(step: usize) -> impl Iterator<Item = f32> {
-    let u = uniform("pgd-noise");
-    (0..BATCH * ELEMS).map(move |i| (u(step * BATCH * ELEMS + i) * f64::from(8.0f32 / 255.0)) as f32)
+impl Run {
+    /// The noise that the attack of a step starts with.
+    fn noise(&self, step: usize) -> impl Iterator<Item = f32> {
+        let (name, size) = if self.trades.is_some() { ("trades-noise", 0.001) } else { ("pgd-noise", f64::from(8.0f32 / 255.0)) };
+        let u = uniform(name);
+        (0..BATCH * ELEMS).map(move |i| (u(step * BATCH * ELEMS + i) * size) as f32)
+    }
+    /// Where it starts; TRADES clips the first step only.
+    fn begin(&self, x: f64, noise: f32) -> f64 {
+        let start = x + f64::from(noise);
+        if self.trades.is_some() { start } else { start.clamp(0.0, 1.0) }
+    }
 }
 
 fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {

@@ -11,7 +11,9 @@ use libtest_mimic::Trial;
 use petard::data::{self, Dataset, Split};
 use petard::nn::{ModelCard, Weights};
 use petard::plan::{Head, compile};
-use petard::train::{self, Augment, BatchNorm, Config, Engine, Finished, Form, Hooks, Hyper, Images, Job, Recipe, Row, Schedule};
+use petard::train::{
+    self, Augment, BatchNorm, Config, Engine, Finished, Form, Hooks, Hyper, Images, Job, LongTail, Recipe, Row, Schedule, Tricks,
+};
 use petard::{Device, DeviceOptions, Error, Model, ThreatModel};
 
 use super::f64s;
@@ -19,7 +21,7 @@ use crate::support::close::U;
 use crate::support::trial;
 
 /// Two stages, batch norms and a projection: every kind of state that a run has to carry.
-const CARD: &str = "arch = 'resnet'\ninput = [3, 32, 32]\nclasses = 10\nblocks = [1, 1]\nwidths = [4, 8]\n";
+pub const CARD: &str = "arch = 'resnet'\ninput = [3, 32, 32]\nclasses = 10\nblocks = [1, 1]\nwidths = [4, 8]\n";
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -42,12 +44,16 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn config(recipe: Recipe, epochs: usize) -> Config {
+pub fn config(recipe: Recipe, epochs: usize) -> Config {
+    let threat = ThreatModel::linf(8.0 / 255.0);
     Config {
         card: ModelCard::parse(CARD, "tiny", Path::new("")).expect("a good card"),
         card_text: CARD.into(),
         recipe,
-        crafting: recipe.crafting(ThreatModel::linf(8.0 / 255.0)),
+        crafting: recipe.crafting(threat),
+        method: recipe.method(threat),
+        tricks: Tricks::default(),
+        tail: LongTail::default(),
         epochs,
         batch: 32,
         lr_max: 0.1,
@@ -57,7 +63,7 @@ fn config(recipe: Recipe, epochs: usize) -> Config {
         weight_decay: 5e-4,
         smoothing: 0.1,
         ema: None,
-        augment: Augment { pad: 4, flip: true },
+        augment: Augment { pad: 4, flip: true, cutout: 0 },
         val: 25,
         choose_on_test: false,
         probe_steps: 2,
@@ -89,35 +95,39 @@ fn dropped(epochs: usize) -> Config {
 }
 
 /// 100 images: 75 to train on, two full batches and one of 11.
-fn images(split: Split, limit: usize) -> Dataset {
+pub fn images(split: Split, limit: usize) -> Dataset {
     let options = data::Options { split, limit: Some(limit), ..Default::default() };
     Dataset::open("synthetic", &options).expect("the synthetic set is always there")
 }
 
-fn device(threads: usize) -> Device {
+pub fn device(threads: usize) -> Device {
     Device::open("cpu", &DeviceOptions { threads, ..Default::default() }).expect("every machine has a CPU")
 }
 
-fn go(config: &Config, out: &Path, resume: bool, hooks: Hooks) -> petard::Result<Finished> {
+pub fn go(config: &Config, out: &Path, resume: bool, hooks: Hooks) -> petard::Result<Finished> {
     let train = images(Split::Train, 100);
-    train::run(&device(2), Job { config, train: &train, test: None, weights: None, out, resume }, hooks)
+    let extra = config.tricks.extra.as_ref().map(|extra| {
+        let options = data::Options { split: Split::Train, limit: Some(extra.images), ..Default::default() };
+        Dataset::open(&extra.data, &options).expect("the synthetic set is always there")
+    });
+    train::run(&device(2), Job { config, train: &train, extra: extra.as_ref(), test: None, weights: None, out, resume }, hooks)
 }
 
 /// Every file that must not differ: all but the log, which holds times.
-fn files(out: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn files(out: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(out).expect("the folder of a run").map(|e| e.expect("an entry").path());
     let name = |p: &Path| p.file_name().expect("a name").to_string_lossy().into_owned();
     entries.filter(|p| name(p) != "log.csv").map(|p| (name(&p), fs::read(&p).expect("a file"))).collect()
 }
 
-fn same(a: &Path, b: &Path) {
+pub fn same(a: &Path, b: &Path) {
     let (a, b) = (files(a), files(b));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     a.iter().for_each(|(name, bytes)| assert!(*bytes == b[name], "{name} differs"));
 }
 
 /// Stopped again and again, inside epochs, between them and during evaluation: the same bytes.
-fn resumes(config: &Config) -> petard::Result<()> {
+pub fn resumes(config: &Config) -> petard::Result<()> {
     let (whole, broken) = (folder(), folder());
     let finished = go(config, whole.path(), false, Hooks::default())?;
     let mut stops = 0;
@@ -136,7 +146,8 @@ fn resumes(config: &Config) -> petard::Result<()> {
     assert_eq!(finished.best, resumed.best);
     let epochs = |out: &Path| -> Vec<String> {
         let log = fs::read_to_string(out.join("log.csv")).expect("the log");
-        log.lines().map(|l| l.rsplit_once(',').expect("the time comes last").0.to_string()).collect()
+        // Times come last.
+        log.lines().map(|l| l.split(',').take(12).collect::<Vec<_>>().join(",")).collect()
     };
     assert_eq!(epochs(whole.path()), epochs(broken.path()));
     assert_eq!(epochs(whole.path()).len(), config.epochs + 1, "a header and a line an epoch");
@@ -198,7 +209,7 @@ fn threads_change_nothing() -> petard::Result<()> {
     let (train, config) = (images(Split::Train, 100), robust(1));
     let outs = [1, 2, 3].map(|threads| (threads, folder()));
     for (threads, out) in &outs {
-        let job = Job { config: &config, train: &train, test: None, weights: None, out: out.path(), resume: false };
+        let job = Job { config: &config, train: &train, extra: None, test: None, weights: None, out: out.path(), resume: false };
         train::run(&device(*threads), job, Hooks::default())?;
     }
     same(outs[0].1.path(), outs[1].1.path());
@@ -208,7 +219,7 @@ fn threads_change_nothing() -> petard::Result<()> {
 
 fn loss_falls_and_the_card_works() -> petard::Result<()> {
     let (out, mut losses) = (folder(), Vec::new());
-    let config = Config { smoothing: 0.0, augment: Augment { pad: 0, flip: false }, lr_max: 0.2, ..standard(12) };
+    let config = Config { smoothing: 0.0, augment: Augment { pad: 0, flip: false, cutout: 0 }, lr_max: 0.2, ..standard(12) };
     let hooks = Hooks { epoch: Some(Box::new(|row: &Row| losses.push(row.loss))), ..Hooks::default() };
     let finished = go(&config, out.path(), false, hooks)?;
     assert!(losses[11] < 0.9 * losses[0], "{losses:?}");
@@ -277,7 +288,8 @@ fn divergence_keeps_the_last_good_state() -> petard::Result<()> {
 fn test_split_only_when_asked() -> petard::Result<()> {
     let (out, config) = (folder(), Config { choose_on_test: true, ..standard(1) });
     let (train, test) = (images(Split::Train, 100), images(Split::Test, 20));
-    let job = Job { config: &config, train: &train, test: Some(&test), weights: None, out: out.path(), resume: false };
+    let job =
+        Job { config: &config, train: &train, extra: None, test: Some(&test), weights: None, out: out.path(), resume: false };
     let finished = train::run(&device(2), job, Hooks::default())?;
     assert_eq!(finished.best.score.map(|s| s.images), Some(20));
     let log = fs::read_to_string(out.path().join("log.csv")).expect("the log");
@@ -307,7 +319,7 @@ fn last_batches() -> petard::Result<()> {
 /// The average after each step is that of all parameters after it, running statistics included.
 fn averages_follow_every_parameter() -> petard::Result<()> {
     let card = ModelCard::parse(CARD, "tiny", Path::new("")).expect("a good card");
-    let form = Form { crafting: None, smoothing: 0.0, nesterov: true, averaged: true, batch: 16, seed: 0 };
+    let form = Form { nesterov: true, averaged: true, batch: 16, ..Form::default() };
     let mut engine = Engine::new(&device(2), &card, Weights::initial(&card, 3), form)?;
     let batch = images(Split::Train, 16).read(0..16)?;
     let mut pixels = vec![0.0; 16 * 3072];
@@ -335,7 +347,7 @@ fn averages_follow_every_parameter() -> petard::Result<()> {
 /// Weights, velocities, statistics, averages and images are all updated where they lie.
 fn updates_copy_nothing() -> petard::Result<()> {
     let config = robust(1);
-    let form = Form { crafting: config.crafting, smoothing: 0.0, nesterov: true, averaged: true, batch: 16, seed: 0 };
+    let form = Form { crafting: config.crafting, nesterov: true, averaged: true, batch: 16, ..Form::default() };
     let (graph, segments) = train::step_graph(&config.card, &form);
     let plan = compile(&graph, &segments, form.batch)?;
     for program in plan.programs() {
@@ -353,7 +365,7 @@ fn masks_follow_the_seed() -> petard::Result<()> {
     pixels.chunks_mut(3072).enumerate().for_each(|(i, out)| batch.pixels_f32(i, out));
     let label = batch.labels.expect("labels");
     let seen = |seed| -> petard::Result<(f64, Vec<f32>)> {
-        let form = Form { crafting: None, smoothing: 0.0, nesterov: true, averaged: false, batch: 16, seed };
+        let form = Form { nesterov: true, batch: 16, seed, ..Form::default() };
         let mut engine = Engine::new(&device(2), &card, Weights::initial(&card, 3), form)?;
         engine.load(Images { pixels: &pixels, label: &label, index: &batch.index })?;
         let logits = engine.logits()?;
@@ -366,6 +378,6 @@ fn masks_follow_the_seed() -> petard::Result<()> {
     Ok(())
 }
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }

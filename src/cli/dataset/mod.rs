@@ -3,6 +3,7 @@
 
 mod bass;
 mod corrupt;
+mod longtail;
 
 use std::process::ExitCode;
 
@@ -23,12 +24,14 @@ pub struct Args {
 enum Make {
     Bass(bass::Args),
     Corrupt(corrupt::Args),
+    Longtail(longtail::Args),
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.make {
         Make::Bass(args) => bass::run(args),
         Make::Corrupt(args) => corrupt::run(args),
+        Make::Longtail(args) => args.run(),
     }
 }
 

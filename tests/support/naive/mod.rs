@@ -6,11 +6,13 @@ mod black_box;
 mod climb;
 mod conv;
 pub mod fft;
+mod head;
 mod hyperplane;
 mod loss;
 mod momentum;
 mod nearest;
 mod norm;
+mod objective;
 mod optim;
 mod pointwise;
 mod pool;
@@ -172,6 +174,18 @@ fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
 
         Op::Loss(l) => loss::each_image(args, |z, y, t| vec![loss::value(*l, z, y, t)]),
         Op::LossGrad(l) => loss::each_image(args, |z, y, t| loss::gradient(*l, z, y, t)),
+        Op::Objective(of) => objective::each_image(*of, args, |row| vec![row.value()]),
+        Op::ObjectiveGrad { of, by } => objective::each_image(*of, args, |row| row.gradient(*by)),
+        Op::UnitRows { gamma } => head::unit_rows(&args[0], *gamma),
+        Op::UnitRowsGrad { gamma } => head::unit_rows_grad(&args[0], &args[1], *gamma),
+        Op::RowScales { gamma } => head::row_scales(&args[0], *gamma),
+        Op::RowScalesGrad { gamma } => head::row_scales_grad(&args[0], &args[1], *gamma),
+        Op::ScaleChannels => args[0].map_channels(|v, c| v * args[1].data[c]),
+        Op::ProductChannels => head::product_channels(&args[0], &args[1]),
+        Op::ScaleRows => head::scale_rows(&args[0], &args[1]),
+        Op::ClassMargins => head::class_margins(args),
+        Op::Perturbation => head::perturbation(args),
+        Op::Between => head::between(args),
         Op::Fooled { hit } => rows::fooled(&args[0], &args[1], *hit),
         Op::Greater => args[0].zip(&args[1], |a, b| f64::from(a > b)),
         Op::MaxRows => args[0].zip(&args[1], f64::max),

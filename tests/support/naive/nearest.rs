@@ -1,8 +1,9 @@
 //! C&W, EAD, DDN and FMN: each image's next state and the steps, from the papers' formulas.
 //! Must not know networks.
 
+use petard::graph::nearest::Objective;
 use petard::graph::nearest::column::*;
-use petard::graph::{Follow, Nearest, Objective, Search};
+use petard::graph::{Follow, Nearest, Search};
 use petard::rng::{Purpose, Stream};
 use petard::tensor::chw_to_hwc;
 use petard::threat::{Distance, Norm};
