@@ -301,14 +301,20 @@ fn on_an_emulated_card(precision: Precision) -> Result<(), String> {
         assert!(want.per_image.success.contains(&true), "{attack:?} breaks nothing on the CPU");
         let p = (&got.per_image, &want.per_image);
         let differ = p.0.success.iter().zip(&p.1.success).filter(|(a, b)| a != b).count();
-        assert!(differ <= if precision == Precision::F32 { 0 } else { 2 }, "{attack:?}: {differ} verdicts differ");
         if precision == Precision::F32 {
+            assert_eq!(differ, 0, "{attack:?}: verdicts differ");
             assert_eq!((&p.0.forwards, &p.0.backwards), (&p.1.forwards, &p.1.backwards), "{attack:?}");
             let far = |(a, b): (&f64, &f64)| (a - b).abs() > 1e-3 * b.max(1e-3);
             assert!(!p.0.l2.iter().zip(&p.1.l2).any(far), "{attack:?}: {:?} against {:?}", p.0.l2, p.1.l2);
         } else {
             let (stood, made) = got.confirmed.expect("claims were asked for");
-            assert!(stood > 0 && stood <= made, "{attack:?}: {stood} of {made} claims");
+            // The nearest point lies on the boundary, where 16 bits cannot tell the sides apart: what counts is that no claim
+            // is a success unless it stood.
+            let successes = p.0.success.iter().filter(|hit| **hit).count();
+            assert!(
+                stood > 0 && stood <= made && stood <= successes,
+                "{attack:?}: {stood} of {made} claims, {successes} successes"
+            );
         }
     }
     Ok(())
