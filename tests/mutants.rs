@@ -64,7 +64,6 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
     ("minimum.cu", "i % channels * hw + i / channels", "i", "minimum::in_place.ddn::emulated-fast"),
     ("minimum.cu", "i < trial; }) < wanted - above", "i < trial; }) <= wanted - above", "minimum::step.l0.8x8.c3::emulated-fast"),
     ("minimum.cu", "KIND == L2 && size <= radius", "KIND == L2", "minimum::step.l2.8x8.c3::emulated-fast"),
-    ("minimum.cu", "best <= 3.402823466e38 ? more : edge", "edge", "minimum::next.linf.8x8.c3::emulated-fast"),
     ("optim.cu", "__fmul_rn(momentum, v), pull)", "__fmul_rn(momentum, v), g)", "optim::in_place::emulated-fast"),
     ("optim.cu", "length / 4 * 4 + (int)threadIdx.x", "length / 4 * 4 + (int)threadIdx.x + 1", "optim::in_place::emulated-fast"),
     ("optim.cu", "(float)(1.0 - (double)given[0])", "given[0]", "optim::ema.300::emulated-fast"),
