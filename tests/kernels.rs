@@ -176,11 +176,6 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What only training runs.
-fn trained() -> Vec<Case> {
-    [head::cases(), objective::cases(), perturb::cases()].concat()
-}
-
 /// Every fill against the definition, then the same bits again, in other places of the batch and in another batch.
 fn on_card(case: &Case, card: &Arc<dyn Driver>) -> Result<(), String> {
     let bind = |batch| Engine::on(Arc::clone(card), &case.graph, &case.outputs, batch, Precision::F32);

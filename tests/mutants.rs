@@ -150,7 +150,6 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
     ("minimum.cu", "i % channels * hw + i / channels", "i", "minimum::in_place.ddn::emulated-fast"),
     ("minimum.cu", "i < trial; }) < wanted - above", "i < trial; }) <= wanted - above", "minimum::step.l0.8x8.c3::emulated-fast"),
     ("minimum.cu", "KIND == L2 && size <= radius", "KIND == L2", "minimum::step.l2.8x8.c3::emulated-fast"),
-    ("minimum.cu", "best <= 3.402823466e38 ? more : edge", "edge", "minimum::next.linf.8x8.c3::emulated-fast"),
     ("square.cu", "(size - side + 1)", "(size - side)", "square::step.linf.5x5.c1::emulated-fast"),
     ("square.cu", "schedule[2 * entry] >= number", "schedule[2 * entry] > number", "square::step.linf.8x8.c3::emulated-fast"),
     ("square.cu", "made > 1 ? made - 1 : made", "made", "square::in_place.linf::emulated-fast"),
