@@ -70,7 +70,7 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
     ("climb.cu", "power(second, t)", "power(first, t)", "climb::adam.3x5.c3::emulated-fast"),
     ("climb.cu", "Warp::rank() == 0 && mine(n)", "Warp::rank() == 0", "climb::kl.k10::emulated-check"),
     ("climb.cu", "e % hw * channels + e / hw", "e", "climb::shake.3x5.c3::emulated-fast"),
-    ("loss.cu", "{y, -1, -1, -1, -1}, {-1.0}", "{y, -1, -1, -1, -1}, {1.0}", "loss::grad_logit.k3::emulated-fast"),
+    ("loss.cu", "{up, -down}", "{up, down}", "loss::grad_logit.k3::emulated-fast"),
     ("optim.cu", "__fmul_rn(momentum, v), pull)", "__fmul_rn(momentum, v), g)", "optim::in_place::emulated-fast"),
     ("optim.cu", "length / 4 * 4 + (int)threadIdx.x", "length / 4 * 4 + (int)threadIdx.x + 1", "optim::in_place::emulated-fast"),
     ("optim.cu", "(float)(1.0 - (double)given[0])", "given[0]", "optim::ema.300::emulated-fast"),
