@@ -94,9 +94,11 @@ DEV Few ratio(const Image& image, bool to_target, int y, int t) {
 
 DEV Few few(int kind, double kappa, const Image& image, int y, int t) {
     if (kind == DLR || kind == TARGETED_DLR) return ratio(image, kind == TARGETED_DLR, y, t);
-    if (kind == TARGETED_DIFFERENCE) return {image.at(t) - image.at(y), {t, y, -1, -1, -1}, {1.0, -1.0}};
-    if (kind == LOGIT) return {-image.at(y), {y, -1, -1, -1, -1}, {-1.0}};
-    if (kind == TARGETED_LOGIT) return {image.at(t), {t, -1, -1, -1, -1}, {1.0}};
+    if (kind == TARGETED_DIFFERENCE || kind >= LOGIT) {
+        // What rises, and what falls, as far as it has a part.
+        const double up = kind == LOGIT ? 0.0 : 1.0, down = kind == TARGETED_LOGIT ? 0.0 : 1.0;
+        return {(up == 0.0 ? 0.0 : image.at(t)) - (down == 0.0 ? 0.0 : image.at(y)), {t, y, -1, -1, -1}, {up, -down}};
+    }
     int top, other;
     const int own = kind == TARGETED_MARGIN ? t : y;
     highest(image, own, top, other);
