@@ -55,9 +55,9 @@ pub fn eval_all(graph: &Graph, batch: usize, given: &Values, wanted: &[Value]) -
 /// One input of an op.
 #[derive(Clone, Copy)]
 pub struct Arg<'a> {
-    data: &'a [f64],
-    shape: &'a Shape,
-    batch: usize,
+    pub data: &'a [f64],
+    pub shape: &'a Shape,
+    pub batch: usize,
 }
 
 impl Arg<'_> {
@@ -84,11 +84,6 @@ impl Arg<'_> {
         assert_eq!(self.data.len(), other.data.len(), "{} against {}", self.shape, other.shape);
         self.data.iter().zip(other.data).map(|(&a, &b)| f(a, b)).collect()
     }
-}
-
-/// Images for what has no op.
-pub fn fft_arg<'a>(data: &'a [f64], shape: &'a Shape) -> Arg<'a> {
-    Arg { data, shape, batch: data.len() / shape.elems() }
 }
 
 fn apply(op: &Op, args: &[Arg], label: &str) -> Vec<f64> {
