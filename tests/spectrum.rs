@@ -13,8 +13,11 @@ use serde_json::Value;
 use crate::cli::fixture::Fixture;
 use crate::support::{cifar10, ignored, trial};
 
+/// A check on real images.
+type OnImages = fn(&Dataset);
+
 pub fn trials() -> Vec<Trial> {
-    let real: [(&str, fn(&Dataset)); 2] = [("spectrum::cifar10.density", density), ("spectrum::cifar10.bass", bass)];
+    let real: [(&str, OnImages); 2] = [("spectrum::cifar10.density", density), ("spectrum::cifar10.bass", bass)];
     let real = real.map(|(name, body)| match cifar10() {
         None => ignored(name, "no unpacked CIFAR-10"),
         Some(place) => trial(name, move || {

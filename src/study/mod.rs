@@ -116,7 +116,10 @@ impl Losses {
     pub fn losses(&mut self, samples: &Samples) -> Result<Vec<f32>> {
         let mut out = Vec::with_capacity(samples.len());
         let loss = self.loss;
-        self.run("loss", samples, |session, row| Ok(out.push(session.read_row(loss, row)?)))?;
+        self.run("loss", samples, |session, row| {
+            out.push(session.read_row(loss, row)?);
+            Ok(())
+        })?;
         Ok(out)
     }
     /// The gradient of each image's own cross-entropy, `[C, H, W]`, handed to `take`.

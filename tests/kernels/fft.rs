@@ -6,7 +6,7 @@ use petard::tensor::{DType, Shape};
 
 use super::direct::{Card, on_cards, run};
 use super::{Bound, Case, Fill, Probe};
-use crate::support::naive::{Values, eval};
+use crate::support::naive::{Arg, Values, eval};
 use crate::support::rng::Rng;
 use crate::support::trial;
 
@@ -144,7 +144,7 @@ fn bass(hwc: [usize; 3], engine: impl Fn(&Graph, Value, usize, &Values) -> Resul
     }
     let given = Values::from([(x, data.clone())]);
     let got = engine(&g, y, 4, &given)?.remove(0);
-    let arg = crate::support::naive::fft_arg(&data, g.shape(x));
+    let arg = Arg { data: &data, shape: g.shape(x), batch: 4 };
     let uncut = crate::support::naive::fft::bass_uncut(&arg);
     let want = eval(&g, 4, &given, &[y]).remove(0);
     let elems = h * w * c;

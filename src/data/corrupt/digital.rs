@@ -104,8 +104,9 @@ pub fn jpeg(picture: &mut Picture, quality: u32) {
             quantise(&mut less, rows, cols, &table(&CHROMINANCE, quality));
             *plane = (0..size).map(|p| less[p / width / 2 * cols + p % width / 2]).collect();
         }
-        for p in 0..size {
-            let [y, cb, cr] = [planes[0][p], planes[1][p] - 128.0, planes[2][p] - 128.0];
+        let [luma, blue, red] = &planes;
+        for (p, ((y, cb), cr)) in luma.iter().zip(blue).zip(red).enumerate() {
+            let (cb, cr) = (cb - 128.0, cr - 128.0);
             let rgb = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
             (0..3).for_each(|c| picture.data[c * size + p] = rgb[c]);
         }

@@ -63,9 +63,9 @@ pub fn eval_all(graph: &Graph, batch: usize, given: &Values, wanted: &[Value]) -
 /// One input of an op.
 #[derive(Clone, Copy)]
 pub struct Arg<'a> {
-    data: &'a [f64],
-    shape: &'a Shape,
-    batch: usize,
+    pub data: &'a [f64],
+    pub shape: &'a Shape,
+    pub batch: usize,
 }
 
 impl Arg<'_> {
