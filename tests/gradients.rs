@@ -138,22 +138,10 @@ const CASES: &[(&str, Build)] = &[
         let mask = g.input("mask", Shape::per_image(&[3, 2, 3]), DType::Bits);
         g.push(Op::Gate, &[x, mask])
     }),
-    ("rfft2", |g| {
-        let x = image(g, [5, 4, 2]);
-        g.push(Op::Rfft2 { dual: false }, &[x])
-    }),
-    ("rfft2.dual", |g| {
-        let x = image(g, [4, 5, 2]);
-        g.push(Op::Rfft2 { dual: true }, &[x])
-    }),
-    ("irfft2", |g| {
-        let x = g.input("x", Shape::per_image(&[2, 5, 3, 2]), DType::F32);
-        g.push(Op::Irfft2 { width: 4, dual: false }, &[x])
-    }),
-    ("irfft2.dual", |g| {
-        let x = g.input("x", Shape::per_image(&[2, 4, 3, 2]), DType::F32);
-        g.push(Op::Irfft2 { width: 5, dual: true }, &[x])
-    }),
+    ("rfft2", |g| fft(g, &[5, 4, 2], Op::Rfft2 { dual: false })),
+    ("rfft2.dual", |g| fft(g, &[4, 5, 2], Op::Rfft2 { dual: true })),
+    ("irfft2", |g| fft(g, &[2, 5, 3, 2], Op::Irfft2 { width: 4, dual: false })),
+    ("irfft2.dual", |g| fft(g, &[2, 4, 3, 2], Op::Irfft2 { width: 5, dual: true })),
     ("spectrum_filter", |g| {
         let x = image(g, [5, 4, 2]);
         let weight = g.param("weight", &[5, 3], Role::Statistic);
@@ -195,6 +183,11 @@ const CASES: &[(&str, Build)] = &[
     ("net.preact", |g| preact(g, false)),
     ("net.preact_train", |g| preact(g, true)),
 ];
+
+fn fft(g: &mut Graph, dims: &[usize], op: Op) -> Value {
+    let x = g.input("x", Shape::per_image(dims), DType::F32);
+    g.push(op, &[x])
+}
 
 const LOSSES: &[(&str, Loss)] = &[
     ("cross_entropy", Loss::CrossEntropy { smoothing: 0.0 }),

@@ -1,6 +1,8 @@
 //! Runs a plan on the CPU: one step after the other, each parallel over images or pixel rows.
 //! Must not know how plans are made, nor who asks for them.
 
+mod attacks;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -9,14 +11,10 @@ use rayon::prelude::*;
 use super::arena::{Arena, Views};
 use super::conv::{self, ConvPanels, Way, Workspace};
 use super::gemm::{self, LinearPanels};
-use super::{
-    Epi, Isa, apgd, climb, diverse, dropout, fft, head, hop, hyperplane, layout, loss, lrn, minimum, momentum, norm, objective,
-    optim, perturb, pgd, pointwise, pool, rows, search, square,
-};
+use super::{Epi, Isa, dropout, fft, head, layout, loss, lrn, norm, objective, optim, perturb, pgd, pointwise, pool, rows};
 use crate::error::{Error, Result};
-use crate::graph::{Conv, Graph, Nearest, Op, Plane, Value};
+use crate::graph::{Conv, Graph, Op, Value};
 use crate::plan::{Executor, Fused, Head, Plan, Program, Step};
-use crate::threat::Norm;
 
 /// How the CPU executor works.
 #[derive(Clone, Copy, Debug)]
@@ -416,28 +414,6 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
             }
             pgd::step(*norm, n, out, f(1), f(2), f(3), f(4));
         }
-        Op::Hyperplane(plane) => run_plane(cx, step, *plane, views, out),
-        Op::ApgdState(rule) => {
-            let out = f32s(out);
-            if !in_place(views, step, 0) {
-                out.copy_from_slice(f(0));
-            }
-            let images = (rule.norm == Norm::L1).then(|| [f(4), f(5), f(6)]);
-            apgd::state(rule, out, &apgd::Seen { loss: f(1), fooled: f(2), eps: f(3), images });
-        }
-        Op::ApgdMove { norm } => {
-            let out = f32s(out);
-            if !in_place(views, step, 0) {
-                out.copy_from_slice(f(0));
-            }
-            let old = (*norm != Norm::L1).then(|| f(4));
-            apgd::step(*norm, n, out, &apgd::Move { x0: f(1), g: f(2), state: f(3), old });
-        }
-        Op::SquareStart { .. } | Op::SquareControl | Op::SquareStep { .. } => square::run(cx.graph(), step, op, views, f32s(out)),
-        Op::HopDistance { .. } | Op::HopControl(_) | Op::HopGather | Op::HopQuery { .. } => {
-            hop::run(step, op, n, views, f32s(out))
-        }
-        Op::Nearest(nearest) => run_nearest(cx, step, *nearest, views, f32s(out)),
         Op::SgdVelocity | Op::SgdStep { .. } | Op::Ema => {
             let out = f32s(out);
             if !in_place(views, step, 0) {
@@ -454,98 +430,7 @@ fn run_rows(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8
         Op::SpectrumFilter => fft::filter(cx.hwc(x[0]), f(0), f(1), f32s(out)),
         Op::RingSums { power } => fft::ring_sums(cx.hwc(x[0]), *power, f(0), f32s(out)),
         Op::Bass => fft::bass(cx.hwc(x[0]), f(0), f32s(out)),
-        other => run_transfer(cx, step, other, views, out),
-    }
-}
-
-/// The ops of attacks on transformed images.
-fn run_transfer(cx: &Context, step: &Step, op: &Op, views: &mut Views, out: &mut [u8]) {
-    let (n, x, out) = (cx.n, &step.inputs, f32s(out));
-    let updates = matches!(op, Op::Tick { .. } | Op::Accumulate { .. } | Op::Momentum | Op::Moment { .. } | Op::AdamStep { .. });
-    if updates && !in_place(views, step, 0) {
-        out.copy_from_slice(views.f32(x[0]));
-    }
-    let f = |i: usize| views.f32(x[i]);
-    let draws = |state: usize| momentum::Draws {
-        index: views.i32(x[1]),
-        restart: views.i32(x[2]),
-        state: f(state),
-        seed: views.i32(x[state + 1]),
-    };
-    match op {
-        Op::Tick { copies } => momentum::tick(*copies, out),
-        Op::Ahead => momentum::ahead(f(0), f(1), f(2), f(3), out),
-        Op::Jitter => momentum::jitter(cx.hwc(x[0]), f(0), f(3), draws(4), out),
-        Op::Diversify(diversity) => diverse::diversify(diversity, false, cx.hwc(x[0]), f(0), draws(3), out),
-        Op::DiversifyGrad(diversity) => diverse::diversify(diversity, true, cx.hwc(x[0]), f(0), draws(3), out),
-        Op::Accumulate { share } => momentum::accumulate(*share, out, f(1), f(2)),
-        Op::Blur => momentum::blur(cx.hwc(x[0]), f(0), f(1), out),
-        Op::Momentum => momentum::momentum(n, out, f(1), f(2)),
-        Op::Kl => climb::kl(f(0), f(1), out),
-        Op::KlGrad => climb::kl_grad(cx.channels(x[0]), f(0), f(1), out),
-        Op::Moment { square, keep } => climb::moment(*square, *keep, out, f(1)),
-        Op::AdamStep { keep } => {
-            let with = climb::Adam { x0: f(1), m: f(2), v: f(3), alpha: f(4), eps: f(5), state: f(6), keep: *keep };
-            climb::adam(out, &with);
-        }
-        Op::Shake => {
-            let place = pgd::Place { index: views.i32(x[1]), restart: views.i32(x[2]), length: f(3), seed: views.i32(x[4]) };
-            climb::shake(cx.hwc(x[0]), f(0), &place, out);
-        }
-        other => unreachable!("{other:?} is a leaf, a chain or reads packed weights"),
-    }
-}
-
-/// The parts of FAB and DeepFool.
-fn run_plane(cx: &Context, step: &Step, plane: Plane, views: &mut Views, out: &mut [u8]) {
-    let x = &step.inputs;
-    let f = |i: usize| views.f32(x[i]);
-    if matches!(plane, Plane::FabStep { .. } | Plane::DeepFoolStep { .. } | Plane::Back { .. }) && !in_place(views, step, 0) {
-        f32s(out).copy_from_slice(f(0));
-    }
-    match plane {
-        Plane::Rival { place } => {
-            hyperplane::rival(place, cx.channels(x[0]), f(0), views.i32(x[1]), bytemuck::cast_slice_mut(out));
-        }
-        Plane::Distance { norm } => hyperplane::distance(norm, f(0), f(1), f32s(out)),
-        Plane::Start { norm } => {
-            let lasting = pgd::Place { index: views.i32(x[1]), restart: views.i32(x[2]), length: f(3), seed: views.i32(x[4]) };
-            hyperplane::start(norm, cx.hwc(x[0]), f(0), lasting, f32s(out));
-        }
-        Plane::FabStep { norm, eta, alpha_max } => hyperplane::fab(norm, [eta, alpha_max], f32s(out), f(1), f(2), f(3)),
-        Plane::DeepFoolStep { norm, overshoot, push } => {
-            hyperplane::deepfool(norm, [overshoot, push], f32s(out), f(1), f(2), f(3));
-        }
-        Plane::Nearer { norm } => hyperplane::nearer(norm, f(0), f(1), f(2), f(3), f32s(out)),
-        Plane::Back { beta } => hyperplane::back(beta, f32s(out), f(1), f(2)),
-    }
-}
-
-/// Attacks that look for the nearest adversarial image.
-fn run_nearest(cx: &Context, step: &Step, op: Nearest, views: &Views, out: &mut [f32]) {
-    let x = &step.inputs;
-    let f = |i: usize| views.f32(x[i]);
-    if let Some(at) = op.in_place().filter(|&at| !in_place(views, step, at)) {
-        out.copy_from_slice(f(at));
-    }
-    let slope = |first: usize, kappa: f32| {
-        let [x, x0, g, margin, state] = [0, 1, 2, 3, 4].map(|i| f(first + i));
-        search::Slope { x, x0, g, margin, state, kappa }
-    };
-    match op {
-        Nearest::Search(s) => search::search(&s, search::Sight { x: f(1), x0: f(2), margin: f(3), z: f(4) }, out),
-        Nearest::TanhStart { shrink } => search::tanh_start(shrink, f(0), out, f(2)),
-        Nearest::TanhImage => search::tanh_image(cx.graph().shape(step.output).elems(), f(0), out),
-        Nearest::TanhStep { shrink, kappa } => search::tanh_step(shrink, slope(1, kappa), out),
-        Nearest::Shrink { beta, kappa } => search::shrink(beta, slope(0, kappa), out),
-        Nearest::Momentum => search::momentum(f(0), f(1), f(2), f(3), out),
-        Nearest::Follow(f0) => {
-            minimum::follow(&f0, search::Sight { x: f(1), x0: f(2), margin: f(4), z: f(5) }, f(3), out);
-        }
-        Nearest::FollowStep(f0) => {
-            let draw = minimum::Draw { index: views.i32(x[4]), seed: views.i32(x[5]) };
-            minimum::step(&f0, cx.hwc(x[1]), out, f(1), f(2), f(3), draw);
-        }
+        other => attacks::run(cx, step, other, views, out),
     }
 }
 

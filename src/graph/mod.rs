@@ -7,6 +7,7 @@ mod grad;
 pub mod hop;
 pub mod nearest;
 mod op;
+mod plane;
 mod ring;
 mod shape;
 
@@ -15,7 +16,8 @@ use std::collections::BTreeMap;
 pub use apgd::ApgdRule;
 pub use grad::vjp;
 pub use nearest::{Follow, Nearest, Search};
-pub use op::{Conv, Diversity, Loss, Objective, Op, Plane, Pool, ResponseNorm, Role, StartKind};
+pub use op::{Conv, Diversity, Loss, Objective, Op, Pool, ResponseNorm, Role, StartKind};
+pub use plane::Plane;
 pub use ring::Rings;
 
 use crate::tensor::{DType, Shape};
