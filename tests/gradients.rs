@@ -138,23 +138,17 @@ const CASES: &[(&str, Build)] = &[
         let mask = g.input("mask", Shape::per_image(&[3, 2, 3]), DType::Bits);
         g.push(Op::Gate, &[x, mask])
     }),
-    ("rfft2", |g| fft(g, &[5, 4, 2], Op::Rfft2 { dual: false })),
-    ("rfft2.dual", |g| fft(g, &[4, 5, 2], Op::Rfft2 { dual: true })),
-    ("irfft2", |g| fft(g, &[2, 5, 3, 2], Op::Irfft2 { width: 4, dual: false })),
-    ("irfft2.dual", |g| fft(g, &[2, 4, 3, 2], Op::Irfft2 { width: 5, dual: true })),
+    ("rfft2", |g| alone(g, &[5, 4, 2], Op::Rfft2 { dual: false })),
+    ("rfft2.dual", |g| alone(g, &[4, 5, 2], Op::Rfft2 { dual: true })),
+    ("irfft2", |g| alone(g, &[2, 5, 3, 2], Op::Irfft2 { width: 4, dual: false })),
+    ("irfft2.dual", |g| alone(g, &[2, 4, 3, 2], Op::Irfft2 { width: 5, dual: true })),
     ("spectrum_filter", |g| {
         let x = image(g, [5, 4, 2]);
         let weight = g.param("weight", &[5, 3], Role::Statistic);
         g.push(Op::SpectrumFilter, &[x, weight])
     }),
-    ("unit_rows", |g| {
-        let x = g.input("x", Shape::per_image(&[7]), DType::F32);
-        g.push(Op::UnitRows { gamma: 0.0 }, &[x])
-    }),
-    ("unit_rows.gamma", |g| {
-        let x = g.input("x", Shape::per_image(&[5]), DType::F32);
-        g.push(Op::UnitRows { gamma: 0.25 }, &[x])
-    }),
+    ("unit_rows", |g| alone(g, &[7], Op::UnitRows { gamma: 0.0 })),
+    ("unit_rows.gamma", |g| alone(g, &[5], Op::UnitRows { gamma: 0.25 })),
     ("row_scales", |g| cosine(g, 0.0)),
     ("row_scales.gamma", |g| cosine(g, 1.0 / 32.0)),
     ("scale_rows", |g| {
@@ -184,9 +178,10 @@ const CASES: &[(&str, Build)] = &[
     ("net.preact_train", |g| preact(g, true)),
 ];
 
-fn fft(g: &mut Graph, dims: &[usize], op: Op) -> Value {
-    let x = g.input("x", Shape::per_image(dims), DType::F32);
-    g.push(op, &[x])
+/// One op on one value of these dimensions.
+fn alone(g: &mut Graph, dims: &[usize], op: Op) -> Value {
+    let x = [g.input("x", Shape::per_image(dims), DType::F32)];
+    g.push(op, &x)
 }
 
 const LOSSES: &[(&str, Loss)] = &[

@@ -401,7 +401,8 @@ fn leaves(case: &Case, batch: usize, fill: Fill) -> Values {
             // Learning rate, momentum, weight decay; the decay of an average.
             ("hyper", _) => [0.1f32, 0.9, 5e-4].map(f64::from).to_vec(),
             ("decay", _) => vec![f64::from(0.999f32)],
-            ("gamma", _) => vec![f64::from(0.01f32)],
+            // How far weights are perturbed, not the scale of a batch norm.
+            ("gamma", _) if node.shape.dims.is_empty() => vec![f64::from(0.01f32)],
             ("share", _) => (0..n).map(|_| f64::from((2.0 * rng.unit() - 0.5) as f32)).collect(),
             ("alpha" | "eps", _) => (0..n).map(|_| f64::from((0.01 + 0.1 * rng.unit()) as f32)).collect(),
             (name, _) if name.ends_with("var") => (0..n).map(|_| f64::from((0.5 + rng.unit()) as f32)).collect(),

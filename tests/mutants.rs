@@ -139,7 +139,6 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
     ("search.cu", "pull == 0.0f ? way : ", "", "search::corners::emulated-fast"),
     ("search.cu", "__fadd_rn(s[STEP], 2.0f)", "__fadd_rn(s[STEP], 3.0f)", "search::momentum.8x8.c3::emulated-fast"),
     ("search.cu", "adam + 2 * (i64)elems)", "adam + 2 * (i64)elems + VEC)", "search::tanh-start.8x8.c3::emulated-check"),
-    ("lib/nearest.cuh", "(double)at[SLACK] * spread", "(double)at[SLACK]", "minimum::next.l2.8x8.c3::emulated-fast"),
     (
         "minimum.cu",
         "factor = (double)state[ALPHA] / sqrt(",

@@ -21,7 +21,7 @@ use petard::threat::{Distance, Norm, ThreatModel};
 use petard::train::{self, Form, step_graph};
 use petard::{Pgd, Result};
 
-use crate::support::{Snapshot, ignored, root, trial};
+use crate::support::{LONG, Snapshot, full, ignored, root, trial};
 use Precision::{Bf16, F32};
 
 /// Plans whose kernels are compiled.
@@ -130,7 +130,7 @@ pub fn trials() -> Vec<Trial> {
         let name = format!("resources::{}.{precision}", row.name);
         let reason = match nvrtc() {
             Err(_) => Some(NO_NVRTC),
-            Ok(_) if row.full && !full() => Some("PETARD_FULL=1 asks for it"),
+            Ok(_) if row.full && !full() => Some(LONG),
             Ok(_) => None,
         };
         match reason {
@@ -142,11 +142,6 @@ pub fn trials() -> Vec<Trial> {
         }
     });
     [table(), trial("resources::faults_are_seen", faults_are_seen)].into_iter().chain(plans).collect()
-}
-
-/// Whether everything is asked for, however long it takes.
-fn full() -> bool {
-    std::env::var_os("PETARD_FULL").is_some_and(|v| v == "1")
 }
 
 /// Why a trial is ignored where there is no compiler.

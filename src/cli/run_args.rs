@@ -132,8 +132,8 @@ fn as_many(found: usize, images: usize, what: &str) -> Result<()> {
     if found == images {
         return Ok(());
     }
-    Err(Error::input(format!("{found} {what}s for {images} images"))
-        .with_hint(format!("give one {what} for each image, in the same order; `--limit` and `--offset` apply to the images")))
+    Err(Error::input(format!("{found} {what} for {images} images"))
+        .with_hint("give one for each image, in the same order; `--limit` and `--offset` apply to the images"))
 }
 
 /// One value a line; empty lines and what follows a `#` are left out.

@@ -16,7 +16,7 @@ use petard::{Dataset, Device, Given, Hooks, Job, Model, Norm, Outcome, Target, T
 use super::{NORMS, data, device, model, run, run_with_images, same_bits, small};
 use crate::emulated::{Build, Emulated, Profile, Schedule};
 use crate::support::engine::on_a_card;
-use crate::support::{Rng, cifar10, ignored, shared, trial};
+use crate::support::{LONG, Rng, cifar10, full, ignored, shared, trial};
 
 pub fn trials() -> Vec<Trial> {
     let mut all = vec![
@@ -270,7 +270,8 @@ fn linear(norm: Norm) {
         Dataset::open(&format!("file:{}", path.display()), &Options::default()).expect("the set opens")
     };
     let (set, given) = (open("images.safetensors", images), open("starts.safetensors", &starts));
-    let rounds = 20;
+    // Signs in L-inf move all values at once: it comes nearer in smaller steps.
+    let rounds = if norm == Norm::Linf { 36 } else { 20 };
     let job = Job { batch: 8, ..job(HopSkipJump { steps: rounds, ..HopSkipJump::new(norm) }) };
     let go = |starts| attack::run(&device(2), &model, &set, &job, &Given { starts, ..Given::default() }, Hooks::default());
     let p = go(Some(&given)).expect("the attack runs").per_image;
@@ -318,15 +319,14 @@ const GOLDEN: [(&str, &str, usize, usize, usize); 4] = [
 
 /// AutoAttack's Square in L-inf at 8/255. With fewer queries only more images may stand.
 fn golden(file: &'static str, card: &'static str, n: usize, queries: usize, off: usize) -> Vec<Trial> {
-    let full = std::env::var_os("PETARD_FULL").is_some_and(|v| v == "1");
     let seeds = if queries == 5000 { 0..3 } else { 0..1 };
     let one = |seed: u64| {
         let name = format!("attacks::golden.{card}.square_linf_eps8.n{n}.q{queries}.seed{seed}");
         let Some((golden, images)) = shared().map(|s| s.join("golden")).zip(cifar10()) else {
             return ignored(name, "needs golden data and CIFAR-10");
         };
-        if queries == 5000 && !full {
-            return ignored(name, "PETARD_FULL=1 asks for it");
+        if queries == 5000 && !full() {
+            return ignored(name, LONG);
         }
         trial(name, move || {
             let stem = file.trim_end_matches(".safetensors").replace("-cifar10", "");

@@ -14,7 +14,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::{data, device, model, run, same_bits};
-use crate::support::{Rng, cifar10, ignored, shared, trial};
+use crate::support::{LONG, Rng, cifar10, full, ignored, shared, trial};
 
 /// Checkpoint, card, stem of the references.
 const CHECKPOINTS: [(&str, &str, &str); 2] = [
@@ -43,6 +43,7 @@ pub fn trials() -> Vec<Trial> {
             }
             all.push(match shared().map(|s| s.join("golden")).zip(cifar10()) {
                 None => ignored(name, "needs golden data and CIFAR-10"),
+                Some(_) if !full() && entry != "cw_noearlystop_c1_steps100" && entry != "ead_l1" => ignored(name, LONG),
                 Some((golden, images)) => trial(name, move || {
                     let golden = Golden::read(&golden, file, card, stem, entry, &images);
                     if searched { golden.is_beaten() } else { golden.is_met() }

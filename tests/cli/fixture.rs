@@ -102,7 +102,7 @@ impl Fixture {
         save(self, "small.safetensors", &images(&[2, 3, 16, 16], vec![0.5; 2 * 768]));
         save(self, "range.safetensors", &images(&[1, 3, 32, 32], vec![2.0; 3072]));
         save(self, "three.safetensors", &images(&[3, 3, 32, 32], vec![0.5; 3 * 3072]));
-        fs::write(self.path("typo.toml"), card(10).replace("widths", "width")).expect("a card");
+        fs::write(self.path("typo.toml"), card(10).replace("widths", "widht")).expect("a card");
         let small = card(10).replace("input = [3, 32, 32]", "input = [3, 16, 16]");
         fs::write(self.path("small.toml"), small).expect("a card");
         fs::write(self.path("there.safetensors"), "from an older run").expect("a file");

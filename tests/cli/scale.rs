@@ -112,7 +112,7 @@ fn radii_and_targets() {
         let ran = f.run(line);
         assert!(ran.code == 2 && ran.stderr.contains(part), "petard {line}: {}", ran.stderr);
     };
-    says(&format!("{ATTACK} --limit 11 --eps-file radii.txt"), "12 radii for 11 images");
+    says("attack --model tiny.toml --limit 11 --eps-file radii.txt", "12 radii for 11 images");
     says(&format!("{ATTACK} --target given"), "one for each image");
     says(&format!("{ATTACK} --targets-file classes.txt"), "target `given`");
     says(&format!("{ATTACK} --eps-file tiny.toml"), "line 1");

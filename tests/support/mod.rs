@@ -48,6 +48,14 @@ pub fn ignored(name: impl Into<String>, reason: &str) -> Trial {
     Trial::test(name, || Ok(())).with_kind(reason).with_ignored_flag(true)
 }
 
+/// Why a test that takes long is left out.
+pub const LONG: &str = "PETARD_FULL=1 asks for it";
+
+/// Whether everything is asked for, however long it takes.
+pub fn full() -> bool {
+    std::env::var_os("PETARD_FULL").is_some_and(|v| v == "1")
+}
+
 /// The folder of reference material beside the project, where it is there: `PETARD_SHARED`, else `../shared`.
 pub fn shared() -> Option<PathBuf> {
     let place = std::env::var_os("PETARD_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
