@@ -25,7 +25,7 @@ constexpr int WIDE = 8, LANES = THREADS / WIDE, BLOCK = 64; // vectors and pixel
 static_assert(C > 0 && TAPS > 0, "conv_depthwise: sizes");
 static_assert(TAPS * 16 <= 48 << 10, "conv_depthwise: shared memory");
 
-extern "C" __global__ __launch_bounds__(THREADS)
+extern "C" __global__ __launch_bounds__(THREADS, 2)
 void conv_depthwise(const X* __restrict__ x, const float* __restrict__ w, Y* y, EPI_PARAMS, GEOMETRY_PARAMS, int n) {
     __shared__ Tap list[TAPS];
     const Geometry g = GEOMETRY_VALUE;

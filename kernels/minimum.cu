@@ -124,6 +124,7 @@ DEV double threshold(const Step& s, double radius, double high) {
     for (int turn = 1;; turn++) {
         double length = 0.0;
         int moving = 0;
+#pragma unroll 1
         for (int i = Block::rank(); i < s.elems; i += THREADS) {
             const double d = s.delta(i), rest = fabs(d) - lambda;
             length += fabs(s.shrunk(i, lambda));
@@ -177,7 +178,7 @@ struct Largest {
     }
 };
 
-extern "C" __global__ __launch_bounds__(THREADS)
+extern "C" __global__ __launch_bounds__(THREADS, THREADS > 512 ? 1 : 2)
 void minimum_step(float* y, const float* x, const float* __restrict__ x0, const float* __restrict__ g, const float* __restrict__ state,
                   const int* __restrict__ index, const int* __restrict__ seed, int hw, int channels) {
     state += (i64)blockIdx.x * COLUMNS;
@@ -193,11 +194,13 @@ void minimum_step(float* y, const float* x, const float* __restrict__ x0, const 
         scale = size == 0.0 || (KIND == L2 && size <= radius) ? 1.0 : radius / size;
     }
     if (KIND == L1) {
+#pragma unroll 1
         for (int i = Block::rank(); i < s.elems; i += THREADS) size = MaxOrNan()(size, fabs(s.delta(i)));
         size = Block::join(size, MaxOrNan());
         if (size == size) lambda = threshold(s, radius, size);
     }
     const Largest largest(s, KIND == L0 ? (int)fmin(radius, (double)s.elems) : s.elems);
+#pragma unroll 1
     for (int i = Block::rank(); i < s.elems; i += THREADS) {
         double d = s.delta(i);
         if (ROUND_BALL) d *= scale;

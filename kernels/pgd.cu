@@ -290,7 +290,7 @@ void pgd_l1(float* y, const float* x, const float* __restrict__ x0, const float*
     });
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
+extern "C" __global__ __launch_bounds__(THREADS, THREADS > 512 ? 1 : 2)
 void pgd_l1_top(float* y, const float* x, const float* __restrict__ x0, const float* __restrict__ g, const float* __restrict__ state,
                 int elems) {
     constexpr int STATE = 20, RADIUS = 2, STEP = 3, TOP = 14;

@@ -226,7 +226,8 @@ impl Nvrtc {
         if !digits.parse().is_ok_and(|arch: u32| self.archs.contains(&arch)) {
             return Err(self.unknown(target));
         }
-        let options = ["-std=c++17", "-lineinfo", "--ptxas-options=-v"].map(String::from);
+        // The option makes generic lambdas device functions; the compiler of CUDA 13.0 refuses them without it.
+        let options = ["-std=c++17", "-lineinfo", "--ptxas-options=-v", "--device-as-default-execution-space"].map(String::from);
         let options = std::iter::once(format!("--gpu-architecture={target}")).chain(options).collect();
         Ok(Recipe { compiler: format!("nvrtc {}", self.version), options })
     }

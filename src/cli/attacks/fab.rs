@@ -96,7 +96,7 @@ mod tests {
     fn options_arrive_and_repeat() {
         for (name, options) in [
             ("fab", "--norm l2;--eps 0.25;--steps 7;--restarts 3;--eta 1.2;--beta 0.8;--alpha-max 0.3;--candidates 4;--nearest"),
-            ("fab-t", "--norm l1;--eps 9;--steps 7;--restarts 3;--eta 1.2;--beta 0.8;--alpha-max 0.3;--targets 4;--nearest"),
+            ("fab-t", "--norm l1;--eps 0.9;--steps 7;--restarts 3;--eta 1.2;--beta 0.8;--alpha-max 0.3;--targets 4;--nearest"),
             ("deepfool", "--norm linf;--steps 7;--overshoot 0.1;--push 0;--candidates 3"),
         ] {
             let plain = typed(&format!("--attack {name}")).resolve(false).expect(name).parameters();
